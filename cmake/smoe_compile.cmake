@@ -1,0 +1,36 @@
+# How every target here is compiled.
+
+find_program(SMOE_CCACHE ccache)
+if(SMOE_CCACHE AND NOT CMAKE_CXX_COMPILER_LAUNCHER)
+  # The sloppiness is what ccache asks for where a precompiled header is used.
+  set(CMAKE_CXX_COMPILER_LAUNCHER ${CMAKE_COMMAND} -E env CCACHE_SLOPPINESS=pch_defines,time_macros,include_file_mtime,include_file_ctime ${SMOE_CCACHE})
+endif()
+
+function(smoe_target target)
+  target_compile_features(${target} PUBLIC cxx_std_20)
+  # -fPIC everywhere, executables too, so that one precompiled header serves all targets.
+  target_compile_options(${target} PRIVATE -fPIC -Wall -Wextra -Wshadow -Wnon-virtual-dtor
+                                           $<$<BOOL:${SMOE_WARNINGS_AS_ERRORS}>:-Werror>)
+  # GCC 12 sees overlapping copies in std::string where there are none (its bug 105651).
+  target_compile_options(${target} PRIVATE $<$<CXX_COMPILER_ID:GNU>:-Wno-restrict>)
+  # The two halves of bitwise equality that the compiler has a say in: no fused multiply-add behind our back.
+  target_compile_options(${target} PRIVATE -ffp-contract=off)
+  if(SMOE_SANITIZE)
+    # GCC guesses wrong about std::function once sanitizers have been at it.
+    target_compile_options(${target} PRIVATE -fsanitize=${SMOE_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all
+                                             -Wno-maybe-uninitialized)
+    target_link_options(${target} PRIVATE -fsanitize=${SMOE_SANITIZE})
+  endif()
+  set_target_properties(${target} PROPERTIES DEFINE_SYMBOL "")
+endfunction()
+
+# LibTorch's headers cost seconds a file: one precompiled header, made by the library and reused by all.
+function(smoe_precompiled_header target)
+  if(target STREQUAL "smoe")
+    target_precompile_headers(smoe PRIVATE "${PROJECT_SOURCE_DIR}/smoe/tensor/precompiled.h")
+    target_compile_options(smoe PRIVATE -fpch-preprocess)
+  else()
+    target_precompile_headers(${target} REUSE_FROM smoe)
+    target_compile_options(${target} PRIVATE -fpch-preprocess)
+  endif()
+endfunction()
