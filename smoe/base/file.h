@@ -1,0 +1,72 @@
+// Files: whole reads, memory maps, and writes that are either complete or not there at all.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <span>
+#include <string>
+#include <string_view>
+
+namespace smoe {
+
+using Bytes = std::span<const std::byte>;
+
+/// The bytes of a string, and the text of bytes, without a copy.
+Bytes as_bytes(std::string_view text);
+std::string_view as_text(Bytes bytes);
+
+/// The whole file as a string. Throws UserError naming the file where it cannot be read.
+std::string read_file(const std::filesystem::path& path);
+
+/// A read-only memory map of a regular file; an empty file maps to no bytes.
+class MappedFile {
+ public:
+  /// Throws UserError where `path` is missing, a directory, or not readable.
+  explicit MappedFile(const std::filesystem::path& path);
+  ~MappedFile();
+  MappedFile(const MappedFile&) = delete;
+  MappedFile& operator=(const MappedFile&) = delete;
+
+  Bytes bytes() const { return {data_, size_}; }
+  const std::filesystem::path& path() const { return path_; }
+
+ private:
+  std::filesystem::path path_;
+  const std::byte* data_ = nullptr;
+  size_t size_ = 0;
+};
+
+/// A file being written. What cannot be written throws Failure naming the file and the system's reason (disk full,
+/// say); a path that cannot be opened for writing throws UserError.
+class FileWriter {
+ public:
+  /// Creates or truncates; with `append`, continues at the end.
+  explicit FileWriter(const std::filesystem::path& path, bool append = false);
+  ~FileWriter();  ///< closes without flushing to the disk; call finish() for that
+  FileWriter(const FileWriter&) = delete;
+  FileWriter& operator=(const FileWriter&) = delete;
+
+  void write(Bytes bytes);
+  void write(std::string_view text) { write(as_bytes(text)); }
+  /// Makes what was written so far durable.
+  void sync();
+  /// sync() and close. Nothing may be written after it.
+  void finish();
+
+ private:
+  std::filesystem::path path_;
+  int descriptor_ = -1;
+};
+
+/// Writes `text` to `path` so that after a crash there is the old file or the new one, never a part: a temporary file
+/// beside it, fsync, rename, fsync of the folder.
+void write_file_atomic(const std::filesystem::path& path, std::string_view text);
+
+/// Makes a rename or a new file in `folder` durable.
+void sync_folder(const std::filesystem::path& folder);
+
+/// Cuts `path` to `size` bytes and makes that durable.
+void truncate_file(const std::filesystem::path& path, uint64_t size);
+
+}  // namespace smoe

@@ -1,0 +1,59 @@
+#include "smoe/base/json_lines.h"
+
+#include <limits>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <utility>
+
+#include <nlohmann/json.hpp>
+
+#include "smoe/base/error.h"
+
+namespace smoe {
+namespace {
+
+/// The "step" of a line; nothing where it is no object with one.
+template <class Json>
+std::optional<int64_t> step_of(const Json& line) {
+  if (!line.is_object()) return {};
+  const auto step = line.find("step");
+  if (step == line.end() || !step->is_number_integer()) return {};
+  constexpr uint64_t kMax = std::numeric_limits<int64_t>::max();
+  if (step->is_number_unsigned() && step->template get<uint64_t>() > kMax) return {};
+  return step->template get<int64_t>();
+}
+
+/// How many bytes of the log at `path` are whole lines up to the first with a step greater than `keep_through`.
+uint64_t kept_size(const std::filesystem::path& path, int64_t keep_through) {
+  const MappedFile file(path);
+  const std::string_view text = as_text(file.bytes());
+  size_t begin = 0;
+  for (int64_t number = 1;; ++number) {
+    const size_t end = text.find('\n', begin);
+    if (end == std::string_view::npos) return begin;
+    const std::optional<int64_t> step =
+        step_of(nlohmann::json::parse(text.begin() + begin, text.begin() + end, nullptr, false));
+    require(step.has_value(), path.string(), ":", number, ": is not a JSON object with an integer \"step\"");
+    if (*step > keep_through) return begin;
+    begin = end + 1;
+  }
+}
+
+}  // namespace
+
+JsonLines::JsonLines(std::filesystem::path path, int64_t keep_through) {
+  const bool keep = keep_through >= 0 && std::filesystem::exists(path);
+  if (keep) truncate_file(path, kept_size(path, keep_through));
+  file_ = std::make_unique<FileWriter>(path, /*append=*/keep);
+}
+
+void JsonLines::write(const nlohmann::ordered_json& line) {
+  // Refused here, because the log could not be cut at the next resume.
+  require(step_of(line).has_value(), "a line of a log must be a JSON object with an integer \"step\"");
+  file_->write(line.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n");
+}
+
+void JsonLines::sync() { file_->sync(); }
+
+}  // namespace smoe

@@ -1,0 +1,169 @@
+#include "smoe/base/file.h"
+
+#include <gtest/gtest.h>
+#include <signal.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <iterator>
+#include <thread>
+
+#include "tests/base/temp_folder.h"
+
+namespace smoe {
+namespace {
+
+size_t files_in(const TempFolder& folder) {
+  return static_cast<size_t>(std::distance(std::filesystem::directory_iterator(folder.path()), {}));
+}
+
+/// While it lives, no file may grow beyond `bytes`: a disk that is full in the middle of a write.
+class SmallDisk {
+ public:
+  explicit SmallDisk(rlim_t bytes) : handler_(::signal(SIGXFSZ, SIG_IGN)) {
+    ::getrlimit(RLIMIT_FSIZE, &before_);
+    const rlimit limit = {bytes, before_.rlim_max};
+    ::setrlimit(RLIMIT_FSIZE, &limit);
+  }
+  ~SmallDisk() {
+    ::setrlimit(RLIMIT_FSIZE, &before_);
+    ::signal(SIGXFSZ, handler_);
+  }
+
+ private:
+  void (*handler_)(int);
+  rlimit before_ = {};
+};
+
+TEST(ReadFile, GivesEveryByte) {
+  const TempFolder folder;
+  const std::string text("a\0b\r\n\xff", 6);
+  EXPECT_EQ(read_file(folder.put("x", text)), text);
+  EXPECT_EQ(read_file(folder.put("empty", "")), "");
+  const std::string large(300'000, 'x');
+  EXPECT_EQ(read_file(folder.put("large", large)), large);
+}
+
+TEST(ReadFile, ReadsWhatHasNoSize) {
+  EXPECT_FALSE(read_file("/proc/self/status").empty());
+  const TempFolder folder;
+  const std::string pipe = (folder / "pipe").string(), text(200'000, 'y');
+  ASSERT_EQ(::mkfifo(pipe.c_str(), 0600), 0);
+  std::thread writer([&] { std::ofstream(pipe) << text; });
+  EXPECT_EQ(read_file(pipe), text);
+  writer.join();
+}
+
+TEST(ReadFile, NamesWhatCannotBeRead) {
+  const TempFolder folder;
+  const std::string missing = (folder / "missing").string();
+  EXPECT_EQ(message_of([&] { read_file(missing); }), missing + ": no such file or folder");
+  EXPECT_EQ(message_of([&] { read_file(folder.path()); }), folder.path().string() + ": is a folder, not a file");
+  const std::string inside = folder.put("file", "").string() + "/x";
+  EXPECT_EQ(message_of([&] { read_file(inside); }), inside + ": cannot be read: Not a directory");
+}
+
+TEST(MappedFile, GivesEveryByte) {
+  const TempFolder folder;
+  const MappedFile file(folder.put("x", "some text"));
+  EXPECT_EQ(as_text(file.bytes()), "some text");
+  EXPECT_EQ(file.path(), folder / "x");
+  EXPECT_TRUE(MappedFile(folder.put("empty", "")).bytes().empty());
+}
+
+TEST(MappedFile, RefusesWhatIsNoFile) {
+  const TempFolder folder;
+  const std::string missing = (folder / "missing").string(), pipe = (folder / "pipe").string();
+  ASSERT_EQ(::mkfifo(pipe.c_str(), 0600), 0);
+  EXPECT_EQ(message_of([&] { MappedFile file(missing); }), missing + ": no such file or folder");
+  EXPECT_EQ(message_of([&] { MappedFile file(folder.path()); }), folder.path().string() + ": is a folder, not a file");
+  EXPECT_EQ(message_of([&] { MappedFile file(pipe); }), pipe + ": is not a regular file");
+}
+
+TEST(FileWriter, CreatesTruncatesAndAppends) {
+  const TempFolder folder;
+  const std::filesystem::path path = folder.put("x", "what was there before");
+  FileWriter first(path);
+  first.write("one");
+  first.sync();
+  EXPECT_EQ(read_file(path), "one");
+  first.write(" two");
+  first.finish();
+  FileWriter second(path, /*append=*/true);
+  second.write(" three");
+  second.finish();
+  EXPECT_EQ(read_file(path), "one two three");
+}
+
+TEST(FileWriter, SaysThatTheDiskIsFull) {
+  FileWriter full("/dev/full");
+  EXPECT_EQ(message_of<Failure>([&] { full.write("x"); }), "/dev/full: cannot be written: No space left on device");
+}
+
+TEST(FileWriter, SaysWhatCannotBeOpened) {
+  const TempFolder folder;
+  const std::string path = (folder / "missing" / "x").string();
+  EXPECT_EQ(message_of([&] { FileWriter file(path); }), path + ": cannot be written: No such file or directory");
+  EXPECT_EQ(message_of([&] { FileWriter file(folder.path()); }), folder.path().string() + ": is a folder, not a file");
+}
+
+TEST(FileWriter, FinishesOnDevices) {
+  FileWriter null("/dev/null");
+  null.write("x");
+  EXPECT_NO_THROW(null.finish());
+}
+
+TEST(FileWriter, RefusesToWriteAfterTheEnd) {
+  const TempFolder folder;
+  FileWriter file(folder / "x");
+  file.finish();
+  EXPECT_THROW(file.write("x"), Failure);
+}
+
+TEST(WriteFileAtomic, ReplacesAndLeavesNothingElse) {
+  const TempFolder folder;
+  write_file_atomic(folder / "x", "one");
+  write_file_atomic(folder / "x", "two");
+  EXPECT_EQ(read_file(folder / "x"), "two");
+  EXPECT_EQ(files_in(folder), 1u);
+}
+
+TEST(WriteFileAtomic, KeepsTheOldFileWhereTheNewDoesNotFit) {
+  const TempFolder folder;
+  const std::filesystem::path path = folder.put("x", "old");
+  std::string message;
+  {
+    const SmallDisk disk(1000);
+    message = message_of<Failure>([&] { write_file_atomic(path, std::string(1001, 'n')); });
+  }
+  EXPECT_TRUE(message.ends_with(": cannot be written: File too large")) << message;
+  EXPECT_EQ(read_file(path), "old");
+  EXPECT_EQ(files_in(folder), 1u);
+}
+
+TEST(WriteFileAtomic, NamesTheFileItCannotWrite) {
+  const TempFolder folder;
+  EXPECT_EQ(message_of([&] { write_file_atomic(folder.path(), ""); }),
+            folder.path().string() + ": is a folder, not a file");
+  EXPECT_THROW(write_file_atomic(folder / "missing" / "x", ""), UserError);
+  EXPECT_THROW(write_file_atomic(folder / "", ""), UserError);
+}
+
+TEST(TruncateFile, CutsToTheSize) {
+  const TempFolder folder;
+  const std::filesystem::path path = folder.put("x", "0123456789");
+  truncate_file(path, 4);
+  EXPECT_EQ(read_file(path), "0123");
+  EXPECT_THROW(truncate_file(folder / "missing", 0), UserError);
+}
+
+TEST(SyncFolder, TakesFoldersOnly) {
+  const TempFolder folder;
+  EXPECT_NO_THROW(sync_folder(folder.path()));
+  EXPECT_NO_THROW(sync_folder(""));  // the folder of a bare name
+  EXPECT_THROW(sync_folder(folder / "missing"), UserError);
+}
+
+}  // namespace
+}  // namespace smoe
