@@ -1,0 +1,36 @@
+// Explicit randomness: a key that is handed down and split by name, never a global generator.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <string_view>
+
+#include "smoe/base/philox.h"
+
+namespace smoe {
+
+/// A source of random numbers that is a value: the same stream gives the same numbers wherever and whenever it is used,
+/// so a run that resumes needs no generator state. Split it by name or number for each use.
+class RandomStream {
+ public:
+  explicit RandomStream(uint64_t key) : key_(key) {}
+
+  /// The stream of a named part ("layers.0.moe.router.weight") of this one.
+  RandomStream at(std::string_view name) const;
+  /// The stream of a numbered part (a layer, a step) of this one.
+  RandomStream at(uint64_t index) const { return RandomStream(derive_key(key_, index)); }
+
+  uint64_t key() const { return key_; }
+
+  /// Fills `out` (any floating dtype) with Normal(mean, deviation²), drawn by LibTorch's generator seeded by the key.
+  void fill_normal(const at::Tensor& out, double mean, double deviation) const;
+
+  /// The `index`-th number of the stream, uniform in [0, 1).
+  double uniform(uint64_t index) const;
+
+ private:
+  uint64_t key_;
+};
+
+}  // namespace smoe
