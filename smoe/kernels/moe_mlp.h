@@ -1,0 +1,31 @@
+// The mixture of feed-forward experts as one operator.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+
+#include "smoe/kernels/activation.h"
+
+namespace smoe {
+
+/// The weights of one group of feed-forward experts. Biases may be undefined.
+struct MlpWeights {
+  at::Tensor w1;  ///< [E, H, D]
+  at::Tensor b1;  ///< [E, H]
+  at::Tensor w2;  ///< [E, D, H]
+  at::Tensor b2;  ///< [E, D]
+};
+
+/// y[t] = Σ_s weight[t, s] · E_e(x[t]) with e = expert[t, s] and E_e(x) = W2_e · drop(act(W1_e x + b1_e)) + b2_e.
+///
+/// x [T, D] fp32, fp64 or bf16; expert [T, K] int32 or int64, distinct within a token; weight [T, K]. Ids outside [0, E)
+/// are empty slots (−1, and the sentinel E). The sum runs in ascending expert id. With bf16 x the weights' copies are
+/// rounded to bf16 and products are accumulated in fp32. Dropout's mask is a function of (key, token, expert, unit)
+/// (kernels/dropout.h). A row's bits depend on that row, its routing and the weights alone. Differentiable in x, weight
+/// and the weights; an expert without tokens gets a zero gradient. Throws UserError where shapes or types do not fit.
+/// The environment variable SMOE_KERNEL=reference forces the plain body, which every faster one agrees with to rounding.
+at::Tensor moe_mlp(const at::Tensor& x, const at::Tensor& expert, const at::Tensor& weight, const MlpWeights& weights,
+                   Activation activation, double dropout_p, uint64_t dropout_key);
+
+}  // namespace smoe

@@ -1,0 +1,150 @@
+// Gradients of the mixture operator: against finite differences in fp64, and of the other dtypes against fp64.
+#include <gtest/gtest.h>
+
+#include "tests/kernels/gradcheck.h"
+#include "tests/kernels/mixture_case.h"
+
+namespace smoe {
+namespace {
+
+using namespace testing;
+
+std::vector<NamedInput> inputs_of(const MixtureCase& c) {
+  std::vector<NamedInput> out = {{"x", c.x}, {"weight", c.weight}, {"w1", c.weights.w1}, {"w2", c.weights.w2}};
+  if (c.weights.b1.defined()) out.emplace_back("b1", c.weights.b1);
+  if (c.weights.b2.defined()) out.emplace_back("b2", c.weights.b2);
+  return out;
+}
+
+void check_every_body(MixtureCase c, const std::string& what) {
+  for (const NamedBody& each : bodies()) {
+    SCOPED_TRACE(each.name + ", " + what + ": " + c.describe());
+    gradcheck([&] { return each.run(c); }, inputs_of(c));
+    if (::testing::Test::HasFatalFailure()) return;
+  }
+}
+
+TEST(MoeMlpGradient, EveryActivationWithAndWithoutBiasesAndDropout) {
+  uint64_t seed = 0;
+  for (const auto activation : {Activation::kRelu, Activation::kGelu, Activation::kGeluTanh, Activation::kSilu}) {
+    for (const double p : {0.0, 0.4}) {
+      for (const bool bias : {false, true}) {
+        MixtureCase c = make_case({.T = 5, .K = 2, .E = 3, .D = 3, .H = 4, .b1 = bias, .b2 = bias}, ++seed);
+        c.activation = activation;
+        c.dropout_p = p;
+        c.dropout_key = seed;
+        check_every_body(c, "all inputs");
+        if (HasFatalFailure()) return;
+      }
+    }
+  }
+}
+
+TEST(MoeMlpGradient, EveryNumberOfSlotsAndOneBiasOnly) {
+  for (int64_t k = 1; k <= 4; ++k) {
+    check_every_body(make_case({.T = 4, .K = k, .E = 4, .D = 2, .H = 3, .b1 = k % 2 == 0, .b2 = k % 2 == 1}, 50), "k");
+  }
+}
+
+TEST(MoeMlpGradient, EmptySlotsEmptyExpertsAndOneThatTakesAll) {
+  MixtureCase c = make_case({.T = 6, .K = 3, .E = 4, .D = 3, .H = 2}, 60);
+  c.expert = torch::tensor({{-1, 2, 4}, {0, -1, 3}, {-1, -1, -1}, {3, 2, 0}, {4, 4, 2}, {-5, 0, 7}}, torch::kInt32);
+  check_every_body(c, "empty slots; expert 1 has no token");
+  MixtureCase one = make_case({.T = 19, .K = 1, .E = 3, .D = 2, .H = 2}, 61);
+  one.expert.fill_(1);
+  check_every_body(one, "expert 1 takes all");
+  MixtureCase none = make_case({.T = 3, .K = 2, .E = 3, .D = 2, .H = 2}, 62);
+  none.expert.fill_(-1);
+  check_every_body(none, "no expert has a token");
+  check_every_body(make_case({.T = 0, .K = 2, .E = 3, .D = 2, .H = 2}, 63), "no tokens");
+  MixtureCase zero = make_case({.T = 5, .K = 2, .E = 3, .D = 2, .H = 2}, 64);
+  zero.weight.select(1, 0).fill_(0);
+  check_every_body(zero, "weights of zero");
+}
+
+TEST(MoeMlpGradient, AnExpertWithoutTokensGetsZeros) {
+  for (const auto type : {at::kFloat, at::kDouble, at::kBFloat16}) {
+    for (const NamedBody& each : bodies_for(type)) {
+      for (const int64_t tokens : {0, 30}) {
+        MixtureCase c = make_case({.T = tokens, .K = 2, .E = 5, .D = 7, .H = 9}, 70).to(type);
+        c.expert = c.expert.masked_fill(c.expert.eq(3), -1);
+        for (const auto& [name, input] : inputs_of(c)) input.set_requires_grad(true);
+        each.run(c).sum().backward();
+        for (const auto& [name, input] : inputs_of(c)) {
+          ASSERT_TRUE(input.grad().defined()) << each.name << " " << name;
+          ASSERT_EQ(input.grad().sizes(), input.sizes()) << name;
+          EXPECT_TRUE(input.grad().isfinite().all().item<bool>()) << name;
+          if (name == "x" || name == "weight") continue;
+          EXPECT_TRUE(torch::equal(input.grad()[3], torch::zeros_like(input[3]))) << each.name << " " << name;
+          EXPECT_EQ(input.grad()[2].ne(0).any().item<bool>(), tokens > 0) << each.name << " " << name;
+        }
+        const at::Tensor empty = c.expert.lt(0);
+        EXPECT_TRUE(torch::equal(c.weight.grad().masked_select(empty),
+                                 torch::zeros_like(c.weight.grad().masked_select(empty))));
+      }
+    }
+  }
+}
+
+TEST(MoeMlpGradient, OnlyWhatIsAskedForGetsAGradient) {
+  for (const NamedBody& each : bodies()) {
+    for (size_t asked = 0; asked < 6; ++asked) {
+      MixtureCase c = make_case({.T = 8, .K = 2, .E = 3, .D = 4, .H = 5}, 80);
+      const std::vector<NamedInput> inputs = inputs_of(c);
+      inputs[asked].second.set_requires_grad(true);
+      each.run(c).sum().backward();
+      for (size_t i = 0; i < inputs.size(); ++i) {
+        EXPECT_EQ(inputs[i].second.grad().defined(), i == asked) << each.name << " " << inputs[i].first;
+      }
+    }
+    EXPECT_FALSE(each.run(make_case({.T = 8, .K = 2, .E = 3, .D = 4, .H = 5}, 80)).requires_grad()) << each.name;
+  }
+}
+
+TEST(MoeMlpGradient, TakesAnExpandedIncomingGradient) {
+  for (const NamedBody& each : bodies()) {
+    MixtureCase c = make_case({.T = 8, .K = 2, .E = 3, .D = 4, .H = 5}, 81);
+    MixtureCase plain = make_case({.T = 8, .K = 2, .E = 3, .D = 4, .H = 5}, 81);
+    c.x.set_requires_grad(true);
+    plain.x.set_requires_grad(true);
+    each.run(c).sum().backward();                                    // the gradient of a sum is an expanded scalar
+    each.run(plain).backward(torch::ones({8, 4}, torch::kFloat64));  // the same, in memory
+    EXPECT_TRUE(torch::equal(c.x.grad(), plain.x.grad())) << each.name;
+  }
+}
+
+TEST(MoeMlpGradient, OtherTypesAgreeWithFp64) {
+  std::mt19937_64 random(7);
+  for (int i = 0; i < 60; ++i) {
+    const MixtureCase c = random_case(random, at::kBFloat16);
+    std::vector<NamedInput> want = inputs_of(c);
+    for (const auto& [name, input] : want) input.set_requires_grad(true);
+    const at::Tensor v = torch::sin(torch::arange(c.x.numel(), torch::kFloat64)).view(c.x.sizes());
+    (body("reference").run(c) * v).sum().backward();
+    for (const auto& [x_type, weights_type, tolerance] :
+         {std::tuple(at::kFloat, at::kFloat, 1e-5), std::tuple(at::kBFloat16, at::kFloat, 0.03)}) {
+      for (const NamedBody& each : bodies_for(x_type)) {
+        MixtureCase typed = c.to(x_type, weights_type);
+        typed.x = typed.x.detach();
+        typed.weight = typed.weight.detach();
+        for (at::Tensor* w : {&typed.weights.w1, &typed.weights.b1, &typed.weights.w2, &typed.weights.b2}) {
+          if (w->defined()) *w = w->detach();
+        }
+        const std::vector<NamedInput> got = inputs_of(typed);
+        for (const auto& [name, input] : got) input.set_requires_grad(true);
+        (each.run(typed) * v.to(x_type)).sum().backward();
+        for (size_t n = 0; n < got.size(); ++n) {
+          const at::Tensor exact = want[n].second.grad();
+          ASSERT_EQ(got[n].second.grad().scalar_type(), got[n].second.scalar_type());
+          const at::Tensor error = got[n].second.grad().to(torch::kFloat64) - exact;
+          EXPECT_LE(error.norm().item<double>(), tolerance * exact.norm().item<double>() + 1e-30)
+              << each.name << " " << x_type << ", gradient of " << got[n].first << ", case " << i << ": "
+              << c.describe();
+        }
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace smoe

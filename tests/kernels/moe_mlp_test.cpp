@@ -1,0 +1,206 @@
+// The mixture operator against a naive loop, and its rules for slots, order, NaN and arguments.
+#include "smoe/kernels/moe_mlp.h"
+
+#include <gtest/gtest.h>
+#include <stdlib.h>
+
+#include <algorithm>
+#include <limits>
+
+#include "tests/base/temp_folder.h"
+#include "tests/kernels/mixture_case.h"
+
+namespace smoe {
+namespace {
+
+using namespace testing;
+
+/// |y − want| in units of u · (the sizes of the terms), its largest.
+double worst_error(const at::Tensor& y, const Expected& want, double unit) {
+  if (y.numel() == 0) return 0;
+  const at::Tensor error = (y.to(torch::kFloat64) - want.value).abs() / (want.size * unit + 1e-300);
+  return error.isnan().any().item<bool>() ? std::numeric_limits<double>::infinity() : error.max().item<double>();
+}
+
+/// Each body against the loop on `count` random cases whose values are exact in `exact_in`.
+void compare_with_loop(at::ScalarType x_type, at::ScalarType weights_type, int count, double unit) {
+  std::mt19937_64 random(20240501);
+  for (int i = 0; i < count; ++i) {
+    const MixtureCase c = random_case(random, x_type == at::kDouble ? at::kDouble : x_type);
+    const Expected want = naive_mixture(c);
+    const MixtureCase typed = c.to(x_type, weights_type);
+    for (const NamedBody& each : bodies_for(x_type)) {
+      const at::Tensor y = each.run(typed);
+      ASSERT_EQ(y.scalar_type(), x_type);
+      ASSERT_EQ(y.sizes(), want.value.sizes());
+      ASSERT_LT(worst_error(y, want, unit), 1) << each.name << ", case " << i << ": " << c.describe();
+    }
+  }
+}
+
+TEST(MoeMlp, EqualsTheNaiveLoopInFp64) { compare_with_loop(at::kDouble, at::kDouble, 1500, 12 * 0x1p-53); }
+
+TEST(MoeMlp, EqualsTheNaiveLoopInFp32) { compare_with_loop(at::kFloat, at::kFloat, 1500, 12 * 0x1p-24); }
+
+TEST(MoeMlp, EqualsTheNaiveLoopInBf16) { compare_with_loop(at::kBFloat16, at::kBFloat16, 300, 3 * 0x1p-8); }
+
+TEST(MoeMlp, EqualsTheNaiveLoopInBf16WithFp32Weights) { compare_with_loop(at::kBFloat16, at::kFloat, 300, 3 * 0x1p-8); }
+
+TEST(MoeMlp, Bf16RoundsTheCopiesOfFp32Weights) {
+  MixtureCase c = make_case({.T = 9, .K = 2, .E = 3, .D = 16, .H = 24}, 1);
+  const MixtureCase mixed = c.to(at::kBFloat16, at::kFloat);
+  MixtureCase rounded = c.to(at::kBFloat16);
+  rounded.weight = mixed.weight;  // the routing's weights are not rounded
+  for (const NamedBody& each : bodies_for(at::kBFloat16)) {
+    EXPECT_TRUE(same_bits(each.run(mixed), each.run(rounded))) << each.name;
+  }
+}
+
+TEST(MoeMlp, NoTokensAndNoSlots) {
+  for (const auto type : {at::kFloat, at::kDouble, at::kBFloat16}) {
+    const MixtureCase c = make_case({.T = 5, .K = 2, .E = 3, .D = 4, .H = 6}, 2).to(type);
+    for (const NamedBody& each : bodies_for(type)) {
+      MixtureCase no_tokens = c.select(torch::empty({0}, torch::kInt64));
+      EXPECT_EQ(each.run(no_tokens).sizes(), at::IntArrayRef({0, 4})) << each.name;
+      MixtureCase no_slots = c;
+      no_slots.expert = c.expert.narrow(1, 0, 0);
+      no_slots.weight = c.weight.narrow(1, 0, 0);
+      EXPECT_TRUE(torch::equal(each.run(no_slots), torch::zeros_like(c.x))) << each.name;
+      MixtureCase all_empty = c;
+      all_empty.expert = torch::full_like(c.expert, -1);
+      EXPECT_TRUE(torch::equal(each.run(all_empty), torch::zeros_like(c.x))) << each.name;
+    }
+  }
+}
+
+TEST(MoeMlp, ArgumentsNeedNotBeContiguous) {
+  const MixtureCase c = make_case({.T = 11, .K = 3, .E = 4, .D = 6, .H = 7}, 3);
+  const auto twisted = [](const at::Tensor& t) { return t.transpose(0, -1).contiguous().transpose(0, -1); };
+  MixtureCase other = c;
+  other.x = twisted(c.x);
+  other.expert = twisted(c.expert);
+  other.weight = twisted(c.weight);
+  other.weights = {twisted(c.weights.w1), twisted(c.weights.b1), twisted(c.weights.w2), twisted(c.weights.b2)};
+  ASSERT_FALSE(other.weights.w1.is_contiguous());
+  for (const NamedBody& each : bodies()) {
+    EXPECT_TRUE(torch::allclose(each.run(other), each.run(c), 1e-13, 1e-13)) << each.name;
+  }
+}
+
+TEST(MoeMlp, SumsInAscendingExpertId) {
+  // Every expert gives a constant. In fp32, (1e8 + 1) − 1e8 = 0 but (1e8 − 1e8) + 1 = 1.
+  const std::vector<std::pair<std::vector<float>, float>> constants = {{{1e8f, 1.0f, -1e8f}, 0.0f},
+                                                                       {{1e8f, -1e8f, 1.0f}, 1.0f}};
+  for (const auto& [constant, want] : constants) {
+    MixtureCase c;
+    c.x = torch::ones({1, 2});
+    c.weights = {torch::zeros({3, 2, 2}), {}, torch::zeros({3, 2, 2}), {}};
+    c.weights.b2 = torch::tensor(constant).unsqueeze(1).expand({3, 2}).contiguous();
+    std::vector<int64_t> ids = {-1, 0, 1, 2, 3};
+    do {
+      c.expert = torch::tensor(ids, torch::kInt64).unsqueeze(0);
+      c.weight = torch::ones({1, 5});
+      for (const NamedBody& each : bodies()) {
+        ASSERT_EQ(each.run(c)[0][0].item<float>(), want) << each.name << " " << c.expert;
+      }
+    } while (std::next_permutation(ids.begin(), ids.end()));
+  }
+}
+
+TEST(MoeMlp, AnIdOfWeightZeroIsComputedAnEmptySlotIsNot) {
+  for (const auto type : {at::kFloat, at::kDouble, at::kBFloat16}) {
+    MixtureCase c = make_case({.T = 20, .K = 2, .E = 4, .D = 5, .H = 3}, 4).to(type);
+    c.weights.w2.select(0, 1).fill_(std::numeric_limits<double>::quiet_NaN());
+    c.weight.fill_(0);
+    const at::Tensor sees_nan = c.expert.eq(1).any(-1);
+    ASSERT_TRUE(sees_nan.any().item<bool>() && !sees_nan.all().item<bool>());
+    MixtureCase without = c;
+    without.expert = c.expert.masked_fill(c.expert.eq(1), -1);
+    MixtureCase weights_of_nan = without;  // what stands beside an empty slot is not read
+    weights_of_nan.weight = c.weight.masked_fill(without.expert.eq(-1), std::numeric_limits<double>::quiet_NaN());
+    for (const NamedBody& each : bodies_for(type)) {
+      EXPECT_TRUE(torch::equal(each.run(c).isnan().all(-1), sees_nan)) << each.name;
+      EXPECT_FALSE(each.run(without).isnan().any().item<bool>()) << each.name;
+      EXPECT_FALSE(each.run(weights_of_nan).isnan().any().item<bool>()) << each.name;
+    }
+  }
+}
+
+TEST(MoeMlp, ANanRowStaysInItsOwnRow) {
+  for (const auto type : {at::kFloat, at::kDouble, at::kBFloat16}) {
+    for (const double poison : {std::numeric_limits<double>::quiet_NaN(), std::numeric_limits<double>::infinity()}) {
+      const MixtureCase c = make_case({.T = 21, .K = 2, .E = 3, .D = 18, .H = 33}, 5).to(type);
+      MixtureCase sick = c;
+      sick.x = c.x.clone();
+      sick.x.select(0, 7).fill_(poison);
+      const at::Tensor others = torch::arange(21).masked_select(torch::arange(21).ne(7));
+      for (const NamedBody& each : bodies_for(type)) {
+        const at::Tensor y = each.run(sick);
+        EXPECT_TRUE(y[7].isfinite().logical_not().all().item<bool>()) << each.name;
+        EXPECT_TRUE(same_bits(y.index_select(0, others), each.run(c).index_select(0, others))) << each.name;
+
+        MixtureCase with_gradient = sick;
+        with_gradient.x = sick.x.detach().requires_grad_();
+        each.run(with_gradient).sum().backward();
+        EXPECT_TRUE(with_gradient.x.grad().index_select(0, others).isfinite().all().item<bool>()) << each.name;
+      }
+    }
+  }
+}
+
+TEST(MoeMlp, DropoutDrawsTheSameMaskInEveryBody) {
+  MixtureCase c = make_case({.T = 70, .K = 3, .E = 4, .D = 8, .H = 40}, 6);
+  c.dropout_p = 0.5;
+  c.dropout_key = 99;
+  const at::Tensor y = body("moe_mlp").run(c);
+  for (const NamedBody& each : bodies()) {
+    EXPECT_TRUE(torch::allclose(each.run(c), y, 1e-12, 1e-12)) << each.name;
+    MixtureCase other = c;
+    other.dropout_key = 100;
+    EXPECT_FALSE(torch::allclose(each.run(other), y, 0.01, 0.01)) << each.name;
+  }
+}
+
+TEST(MoeMlp, TheEnvironmentCanForceThePlainBody) {
+  const MixtureCase c = make_case({.T = 40, .K = 2, .E = 3, .D = 30, .H = 50}, 7).to(at::kFloat);
+  ::setenv("SMOE_KERNEL", "reference", 1);
+  const at::Tensor y = body("moe_mlp").run(c);
+  ::setenv("SMOE_KERNEL", "referense", 1);
+  const std::string message = message_of([&] { body("moe_mlp").run(c); });
+  ::unsetenv("SMOE_KERNEL");
+  EXPECT_TRUE(same_bits(y, body("reference").run(c)));
+  EXPECT_NE(message.find("did you mean 'reference'?"), std::string::npos) << message;
+}
+
+TEST(MoeMlp, RefusesWhatDoesNotFitAndSaysTheShapes) {
+  const MixtureCase good = make_case({.T = 5, .K = 2, .E = 3, .D = 4, .H = 6}, 8);
+  struct Bad {
+    std::function<void(MixtureCase&)> spoil;
+    std::vector<std::string> says;
+  };
+  const std::vector<Bad> cases = {
+      {[](MixtureCase& c) { c.x = torch::zeros({5, 7}, torch::kFloat64); }, {"x must be [T, D = 4]", "[5, 7]"}},
+      {[](MixtureCase& c) { c.x = torch::zeros({5, 4, 1}, torch::kFloat64); }, {"x must be", "[5, 4, 1]"}},
+      {[](MixtureCase& c) { c.expert = c.expert.narrow(0, 0, 4); }, {"expert must be [T = 5, K]", "[4, 2]"}},
+      {[](MixtureCase& c) { c.expert = c.expert.select(1, 0); }, {"expert must be [T = 5, K]", "[5]"}},
+      {[](MixtureCase& c) { c.expert = c.expert.to(torch::kFloat32); }, {"int32 or int64", "Float"}},
+      {[](MixtureCase& c) { c.expert = c.expert.to(torch::kInt16); }, {"int32 or int64", "Short"}},
+      {[](MixtureCase& c) { c.weight = c.weight.narrow(1, 0, 1); }, {"weight must have the shape", "[5, 2]", "[5, 1]"}},
+      {[](MixtureCase& c) { c.weights.w1 = c.weights.w1[0]; }, {"w1 must be [E, H, D]", "[6, 4]", "[3, 4, 6]"}},
+      {[](MixtureCase& c) { c.weights.w2 = c.weights.w1; }, {"w2 must be [E, D, H] = [3, 4, 6]", "[3, 6, 4]"}},
+      {[](MixtureCase& c) { c.weights.b1 = c.weights.b2; }, {"b1 must be [E, H] = [3, 6]", "[3, 4]"}},
+      {[](MixtureCase& c) { c.weights.b2 = c.weights.b1; }, {"b2 must be [E, D] = [3, 4]", "[3, 6]"}},
+      {[](MixtureCase& c) { c.dropout_p = 1; }, {"dropout", "[0, 1)"}},
+      {[](MixtureCase& c) { c.dropout_p = -0.1; }, {"dropout", "-0.1"}},
+      {[](MixtureCase& c) { c.dropout_p = std::nan(""); }, {"dropout", "nan"}},
+  };
+  for (const Bad& bad : cases) {
+    MixtureCase c = good;
+    bad.spoil(c);
+    const std::string message = message_of([&] { body("moe_mlp").run(c); });
+    for (const std::string& part : bad.says) EXPECT_NE(message.find(part), std::string::npos) << message;
+  }
+}
+
+}  // namespace
+}  // namespace smoe
