@@ -1,0 +1,25 @@
+// Settings of the mixture-of-experts layers.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "smoe/base/config.h"
+
+namespace smoe {
+
+/// The table [moe] of a recipe.
+struct MoeConfig {
+  int64_t experts = 16;
+  int64_t expert_width = 512;
+  std::string expert_kind = "ffn";
+  std::string activation = "relu";
+  int64_t shared_experts = 0;
+  std::string router = "random_frozen";
+  double router_init_std = 0.02;
+  double capacity_factor = 0;
+
+  void describe(Fields& fields);
+};
+
+}  // namespace smoe

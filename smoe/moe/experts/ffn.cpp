@@ -1,0 +1,54 @@
+// ffn: experts with two matrices, E(x) = W2 · drop(act(W1 x + b1)) + b2.
+// W1 [E, H, D], b1 [E, H], W2 [E, D, H], b2 [E, D]; W ~ Normal(0, std²), b = 0.
+#include <ATen/ops/empty.h>
+#include <ATen/ops/zeros.h>
+
+#include "smoe/kernels/moe_mlp.h"
+#include "smoe/moe/experts/kinds.h"
+
+namespace smoe {
+namespace {
+
+class FfnExperts : public ExpertGroup {
+ public:
+  FfnExperts(const MoeConfig& config, int64_t count, int64_t width, double init_std, const RandomStream& random)
+      : activation_(parse_activation(config.activation)) {
+    const int64_t hidden = config.expert_width;
+    weights_.w1 = register_parameter("w1", at::empty({count, hidden, width}));
+    weights_.b1 = register_parameter("b1", at::zeros({count, hidden}));
+    weights_.w2 = register_parameter("w2", at::empty({count, width, hidden}));
+    weights_.b2 = register_parameter("b2", at::zeros({count, width}));
+    random.at("w1").fill_normal(weights_.w1, 0, init_std);
+    random.at("w2").fill_normal(weights_.w2, 0, init_std);
+  }
+
+  int64_t size() const override { return weights_.w1.size(0); }
+
+  at::Tensor mix(const at::Tensor& x, const at::Tensor& expert, const at::Tensor& weight,
+                 const MixOptions& options) override {
+    return moe_mlp(x, expert, weight, weights_, activation_, options.dropout, options.dropout_key);
+  }
+
+  int64_t flops_per_row() const override { return 4 * weights_.w1.size(1) * weights_.w1.size(2); }
+
+  int64_t parameters_per_expert() const override {
+    return (weights_.w1.numel() + weights_.b1.numel() + weights_.w2.numel() + weights_.b2.numel()) / size();
+  }
+
+ private:
+  MlpWeights weights_;
+  Activation activation_;
+};
+
+}  // namespace
+
+ExpertKind ffn_experts_kind() {
+  return {
+      .name = "ffn",
+      .summary = "two matrices with an activation between them",
+      .make = [](const MoeConfig& config, int64_t count, int64_t width, double init_std, const RandomStream& random) {
+        return std::make_shared<FfnExperts>(config, count, width, init_std, random);
+      }};
+}
+
+}  // namespace smoe

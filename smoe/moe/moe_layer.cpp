@@ -1,0 +1,78 @@
+#include "smoe/moe/moe_layer.h"
+
+#include <ATen/ops/arange.h>
+#include <ATen/ops/ones.h>
+
+#include "smoe/base/error.h"
+#include "smoe/moe/limit.h"
+
+namespace smoe {
+
+MoeLayer::MoeLayer(const MoeConfig& config, int64_t width, double init_std, const RandomStream& random)
+    : MoeLayer(find_router_kind(config.router).make(config, width, random.at("router")),
+               std::make_shared<Experts>(std::vector<std::shared_ptr<ExpertGroup>>{
+                   find_expert_kind(config.expert_kind)
+                       .make(config, config.experts, width, init_std, random.at("experts"))}),
+               config.shared_experts == 0
+                   ? nullptr
+                   : find_expert_kind(config.expert_kind)
+                         .make(config, config.shared_experts, width, init_std, random.at("shared")),
+               config.capacity_factor) {}
+
+MoeLayer::MoeLayer(std::shared_ptr<Router> router, std::shared_ptr<Experts> experts,
+                   std::shared_ptr<ExpertGroup> shared, double capacity_factor)
+    : router_(std::move(router)),
+      experts_(std::move(experts)),
+      shared_(std::move(shared)),
+      capacity_factor_(capacity_factor) {
+  register_module("router", router_);
+  register_module("experts", experts_);
+  if (shared_ != nullptr) register_module("shared", shared_);
+}
+
+MoeLayer::Result MoeLayer::forward(const RouteInput& input, const MixOptions& options, StatsBook* book, int64_t layer) {
+  require(input.x.dim() == 2, "a MoE layer takes x [T, D], got ", input.x.sizes());
+  const Routing routing = router_->route(input);
+  const int64_t slots = routing.expert.size(1);
+  const int64_t capacity = capacity_of(capacity_factor_, input.x.size(0), slots, experts_->size());
+  const Limited limited = limit_by_position(routing, experts_->size(), capacity, input.batch.valid);
+  at::Tensor y = experts_->mix(input.x, limited.routing, options);
+  if (shared_ != nullptr) y = y + shared_output(input.x, options);
+  if (book != nullptr) book->record(layer, routing, experts_->size(), limited.dropped, input.batch.valid);
+  return {y, routing.state};
+}
+
+void MoeLayer::set_router(std::shared_ptr<Router> router) { router_ = replace_module("router", std::move(router)); }
+
+at::Tensor MoeLayer::shared_output(const at::Tensor& x, const MixOptions& options) {
+  MixOptions of_shared = options;
+  of_shared.dropout_key = derive_key(options.dropout_key, ~uint64_t{0});  // past every routed group's key
+  const int64_t tokens = x.size(0), count = shared_->size();
+  const at::Tensor all = at::arange(count, x.options().dtype(at::kInt)).expand({tokens, count});
+  const at::Tensor ones = at::ones({tokens, count}, x.options());
+  return shared_->mix(to_compute(x, options.precision), all, ones, of_shared).to(x.scalar_type());
+}
+
+double MoeLayer::flops_per_token(double active) const {
+  double flops = static_cast<double>(router_->flops_per_token());
+  // Groups of one kind share the active experts in proportion to their size.
+  for (const auto& group : experts_->groups()) {
+    const double share = static_cast<double>(group->size()) / static_cast<double>(experts_->size());
+    flops += active * share * static_cast<double>(group->flops_per_row());
+  }
+  if (shared_ != nullptr) flops += static_cast<double>(shared_->size() * shared_->flops_per_row());
+  return flops;
+}
+
+double MoeLayer::active_parameters(double active) const {
+  double count = 0;
+  for (const at::Tensor& parameter : router_->parameters()) count += static_cast<double>(parameter.numel());
+  for (const auto& group : experts_->groups()) {
+    const double share = static_cast<double>(group->size()) / static_cast<double>(experts_->size());
+    count += active * share * static_cast<double>(group->parameters_per_expert());
+  }
+  if (shared_ != nullptr) count += static_cast<double>(shared_->size() * shared_->parameters_per_expert());
+  return count;
+}
+
+}  // namespace smoe

@@ -1,0 +1,52 @@
+// The mixture-of-experts layer: route, limit, mix, shared experts, record.
+#pragma once
+
+#include <torch/nn/module.h>
+
+#include <memory>
+
+#include "smoe/moe/config.h"
+#include "smoe/moe/experts.h"
+#include "smoe/moe/router.h"
+#include "smoe/moe/stats_book.h"
+
+namespace smoe {
+
+/// Replaces a feed-forward block: x [T, D] → [T, D].
+class MoeLayer : public torch::nn::Module {
+ public:
+  /// Router and experts for tokens of width `width`, all weights drawn from `random`.
+  MoeLayer(const MoeConfig& config, int64_t width, double init_std, const RandomStream& random);
+
+  /// A layer of given parts; `shared` may be null.
+  MoeLayer(std::shared_ptr<Router> router, std::shared_ptr<Experts> experts, std::shared_ptr<ExpertGroup> shared,
+           double capacity_factor);
+
+  struct Result {
+    at::Tensor y;      ///< [T, D]
+    at::Tensor state;  ///< Routing::state, for the MoE layer above
+  };
+
+  /// One forward. `book` may be null; otherwise layer `layer`'s statistics are recorded in it.
+  Result forward(const RouteInput& input, const MixOptions& options, StatsBook* book, int64_t layer);
+
+  Router& router() { return *router_; }
+  /// Puts another router in the place of this layer's.
+  void set_router(std::shared_ptr<Router> router);
+  Experts& experts() { return *experts_; }
+
+  /// Forward floating-point operations per token with `active` routed experts (§5.3's count: router and matrices).
+  double flops_per_token(double active) const;
+  /// Parameters that a token with `active` routed experts touches.
+  double active_parameters(double active) const;
+
+ private:
+  at::Tensor shared_output(const at::Tensor& x, const MixOptions& options);
+
+  std::shared_ptr<Router> router_;
+  std::shared_ptr<Experts> experts_;
+  std::shared_ptr<ExpertGroup> shared_;  // one token takes all of them, each with weight 1
+  double capacity_factor_;
+};
+
+}  // namespace smoe

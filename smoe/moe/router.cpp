@@ -1,0 +1,36 @@
+#include "smoe/moe/router.h"
+
+#include "smoe/base/error.h"
+#include "smoe/base/suggest.h"
+#include "smoe/moe/routers/kinds.h"
+
+namespace smoe {
+
+std::string dial_name(Dial dial) {
+  switch (dial) {
+    case Dial::kNone: return "none";
+    case Dial::kK: return "k";
+    case Dial::kThreshold: return "threshold";
+    case Dial::kCapacity: return "capacity";
+    case Dial::kSamples: return "samples";
+  }
+  throw Failure("dial_name: no such dial");
+}
+
+const std::vector<RouterKind>& router_kinds() {
+  static const std::vector<RouterKind> kinds = {
+      random_frozen_kind(),
+  };
+  return kinds;
+}
+
+const RouterKind& find_router_kind(const std::string& name) {
+  std::vector<std::string> names;
+  for (const RouterKind& kind : router_kinds()) {
+    if (kind.name == name) return kind;
+    names.push_back(kind.name);
+  }
+  throw UserError("router '" + name + "' is not known" + suggest(name, names));
+}
+
+}  // namespace smoe

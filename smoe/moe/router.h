@@ -1,0 +1,54 @@
+// Routers: which experts a token goes to, with what weight. A router never drops a token and never computes an expert.
+#pragma once
+
+#include <torch/nn/module.h>
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "smoe/moe/config.h"
+#include "smoe/moe/routing.h"
+
+namespace smoe {
+
+/// What can be turned at inference.
+enum class Dial { kNone, kK, kThreshold, kCapacity, kSamples };
+
+/// "none", "k", "threshold", "capacity", "samples".
+std::string dial_name(Dial dial);
+
+/// What a kind of router promises; tests and reports follow it.
+struct RouterTraits {
+  Dial dial = Dial::kK;
+  bool trainable = false;             ///< has parameters that the optimizer moves
+  bool causal = true;                 ///< a token's routing does not depend on later tokens
+  bool batch_independent = true;      ///< … nor on other sequences of the batch
+  bool random_at_evaluation = false;  ///< two evaluations may differ
+};
+
+class Router : public torch::nn::Module {
+ public:
+  /// The routing of T tokens, T = 0 included. Throws UserError where k is outside [1, E].
+  virtual Routing route(const RouteInput& input) = 0;
+  virtual RouterTraits traits() const = 0;
+  /// Forward floating-point operations per token, 2 per multiply-add.
+  virtual int64_t flops_per_token() const = 0;
+};
+
+/// A kind of router as the table of kinds lists it.
+struct RouterKind {
+  std::string name;
+  std::string summary;
+  RouterTraits traits;
+  /// A router for tokens of width `width`, its weights drawn from `random`.
+  std::function<std::shared_ptr<Router>(const MoeConfig&, int64_t width, const RandomStream& random)> make;
+};
+
+const std::vector<RouterKind>& router_kinds();
+
+/// The kind of that name; throws UserError with the nearest name.
+const RouterKind& find_router_kind(const std::string& name);
+
+}  // namespace smoe

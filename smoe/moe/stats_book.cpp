@@ -1,0 +1,92 @@
+#include "smoe/moe/stats_book.h"
+
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/logsumexp.h>
+#include <ATen/ops/tensor.h>
+#include <ATen/ops/zeros.h>
+
+namespace smoe {
+namespace {
+
+/// Replaces the rows of tokens that do not count by zeros.
+at::Tensor mask_rows(const at::Tensor& values, const at::Tensor& valid) {
+  if (!valid.defined()) return values;
+  return values.masked_fill(valid.logical_not().view({-1, 1}), 0);
+}
+
+at::Tensor sum_to_cpu(const at::Tensor& values) { return values.to(at::kDouble).sum(0).to(at::kCPU); }
+
+}  // namespace
+
+at::Tensor LayerStats::load() const {
+  const double total = count.sum().item<double>();
+  return total > 0 ? count / total : count.clone();
+}
+
+double LayerStats::mean_active_experts() const {
+  return tokens > 0 ? (count.sum().item<double>() - dropped.sum().item<double>()) / tokens : 0;
+}
+
+double LayerStats::dropped_fraction() const {
+  const double total = count.sum().item<double>();
+  return total > 0 ? dropped.sum().item<double>() / total : 0;
+}
+
+LayerStats& LayerStats::operator+=(const LayerStats& other) {
+  count = count + other.count;
+  probability = probability + other.probability;
+  dropped = dropped + other.dropped;
+  entropy += other.entropy;
+  logsumexp_sq += other.logsumexp_sq;
+  tokens += other.tokens;
+  return *this;
+}
+
+void StatsBook::record(int64_t layer, const Routing& routing, int64_t experts, const at::Tensor& dropped,
+                       const at::Tensor& valid) {
+  const at::NoGradGuard no_grad;
+  LayerStats stats;
+  const at::Tensor expert =
+      valid.defined() ? routing.expert.masked_fill(valid.logical_not().unsqueeze(1), -1) : routing.expert;
+  const at::Tensor assigned = expert.masked_select(expert.ge(0)).to(at::kLong);
+  stats.count = assigned.bincount({}, experts).to(at::kDouble).to(at::kCPU);
+  stats.dropped = dropped.to(at::kCPU, at::kDouble);
+  stats.probability = at::zeros({experts}, at::kDouble);
+  stats.tokens = valid.defined() ? valid.sum().item<double>() : static_cast<double>(expert.size(0));
+  if (detail_ == Detail::kAll && routing.probabilities.value.defined()) {
+    const at::Tensor p = routing.probabilities.value;
+    stats.probability = sum_to_cpu(mask_rows(p, valid));
+    // p·log p is 0 at p = 0; the clamp keeps the logarithm finite there.
+    const at::Tensor entropy = -(p * p.clamp_min(1e-30).log()).sum(-1, /*keepdim=*/true);
+    stats.entropy = sum_to_cpu(mask_rows(entropy, valid)).item<double>();
+  }
+  if (detail_ == Detail::kAll && routing.logits.value.defined()) {
+    const at::Tensor square = at::logsumexp(routing.logits.value, -1, /*keepdim=*/true).square();
+    stats.logsumexp_sq = sum_to_cpu(mask_rows(square, valid)).item<double>();
+  }
+  records_[layer][micro_batch_] = std::move(stats);
+}
+
+std::vector<LayerStats> StatsBook::layers() const {
+  std::vector<LayerStats> out;
+  for (const auto& [layer, micro_batches] : records_) {
+    LayerStats sum = micro_batches.begin()->second;
+    for (auto entry = std::next(micro_batches.begin()); entry != micro_batches.end(); ++entry) sum += entry->second;
+    out.push_back(std::move(sum));
+  }
+  return out;
+}
+
+std::vector<LayerStats> StatsBook::layers(const ProcessGroup& group) const {
+  std::vector<LayerStats> out = layers();
+  for (LayerStats& stats : out) {
+    at::Tensor scalars = at::tensor({stats.entropy, stats.logsumexp_sq, stats.tokens}, at::kDouble);
+    for (at::Tensor* sum : {&stats.count, &stats.probability, &stats.dropped, &scalars}) group.all_reduce_sum(*sum);
+    stats.entropy = scalars[0].item<double>();
+    stats.logsumexp_sq = scalars[1].item<double>();
+    stats.tokens = scalars[2].item<double>();
+  }
+  return out;
+}
+
+}  // namespace smoe

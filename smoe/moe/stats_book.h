@@ -1,0 +1,62 @@
+// Statistics of routing, layer by layer, added up over micro-batches and ranks exactly once.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <map>
+#include <vector>
+
+#include "smoe/moe/routing.h"
+#include "smoe/tensor/process_group.h"
+
+namespace smoe {
+
+/// Sums over the valid tokens of one layer. Double precision, on the CPU.
+struct LayerStats {
+  at::Tensor count;         ///< [E] assignments to each expert, before limit
+  at::Tensor probability;   ///< [E] summed probabilities; zeros where the kind has none
+  at::Tensor dropped;       ///< [E] assignments that limit took out
+  double entropy = 0;       ///< summed entropy of the probabilities, in nats
+  double logsumexp_sq = 0;  ///< summed squared logsumexp of the logits
+  double tokens = 0;
+
+  /// Fraction of the assignments that went to each expert; zeros where there was none.
+  at::Tensor load() const;
+  double mean_entropy() const { return tokens > 0 ? entropy / tokens : 0; }
+  double mean_active_experts() const;
+  double dropped_fraction() const;
+
+  LayerStats& operator+=(const LayerStats& other);
+};
+
+/// The statistics of one optimizer step, or of one evaluation. A micro-batch that is computed twice (recomputed
+/// activations) is counted once: its second record replaces the first.
+class StatsBook {
+ public:
+  /// Which sums are kept: all, or the counts only, which cost next to nothing.
+  enum class Detail { kAll, kCounts };
+
+  explicit StatsBook(Detail detail = Detail::kAll) : detail_(detail) {}
+
+  /// Names the micro-batch that the following records belong to.
+  void begin_micro_batch(int64_t index) { micro_batch_ = index; }
+
+  /// Adds what layer `layer` did. `routing` is the router's answer, before limit; `dropped` int64 [E] is what limit took
+  /// out; `valid` bool [T] masks padding out of every sum and may be undefined.
+  void record(int64_t layer, const Routing& routing, int64_t experts, const at::Tensor& dropped,
+              const at::Tensor& valid);
+
+  /// The sums over all micro-batches, one entry a layer in ascending order, on this rank or over all ranks of `group`.
+  std::vector<LayerStats> layers() const;
+  std::vector<LayerStats> layers(const ProcessGroup& group) const;
+
+  void clear() { records_.clear(); }
+
+ private:
+  Detail detail_;
+  int64_t micro_batch_ = 0;
+  std::map<int64_t, std::map<int64_t, LayerStats>> records_;  // layer → micro-batch → sums
+};
+
+}  // namespace smoe

@@ -1,0 +1,93 @@
+#include "smoe/moe/limit.h"
+
+#include <gtest/gtest.h>
+
+#include <random>
+
+#include "tests/kernels/mixture_case.h"
+
+namespace smoe {
+namespace {
+
+Routing routing_of(const at::Tensor& expert) {
+  Routing routing;
+  routing.expert = expert.to(torch::kInt32);
+  routing.weight = torch::linspace(0.1, 1, expert.numel()).view(expert.sizes()).masked_fill(expert.lt(0), 0);
+  routing.state = torch::ones({expert.size(0), 2});
+  return routing;
+}
+
+TEST(Limit, KeepsTheFirstByPosition) {
+  const Routing routing = routing_of(torch::tensor({{0, 1}, {0, 2}, {1, 0}, {-1, 0}, {0, 1}}));
+  const Limited limited = limit_by_position(routing, 4, 2);
+  EXPECT_TRUE(torch::equal(limited.routing.expert,
+                           torch::tensor({{0, 1}, {0, 2}, {1, -1}, {-1, -1}, {-1, -1}}, torch::kInt32)));
+  EXPECT_TRUE(torch::equal(limited.dropped, torch::tensor({3, 1, 0, 0}, torch::kInt64)));
+  // What stays keeps its weight, what goes has none: nothing is renormalised.
+  EXPECT_TRUE(torch::equal(limited.routing.weight, routing.weight.masked_fill(limited.routing.expert.lt(0), 0)));
+  EXPECT_TRUE(limited.routing.state.is_same(routing.state));
+  // The router's own answer is not changed.
+  EXPECT_EQ(routing.expert[4][0].item<int64_t>(), 0);
+}
+
+TEST(Limit, SlotsOfATokenComeInTheirOrder) {
+  const Limited limited = limit_by_position(routing_of(torch::tensor({{3, 1}, {1, 3}})), 4, 1);
+  EXPECT_TRUE(torch::equal(limited.routing.expert, torch::tensor({{3, 1}, {-1, -1}}, torch::kInt32)));
+}
+
+TEST(Limit, NegativeIsNoLimitAndZeroDropsAll) {
+  const Routing routing = routing_of(torch::tensor({{0, 1}, {0, -1}}));
+  const Limited none = limit_by_position(routing, 2, -1);
+  EXPECT_TRUE(none.routing.expert.is_same(routing.expert));
+  EXPECT_TRUE(none.routing.weight.is_same(routing.weight));
+  EXPECT_TRUE(torch::equal(none.dropped, torch::zeros({2}, torch::kInt64)));
+  const Limited all = limit_by_position(routing, 2, 0);
+  EXPECT_TRUE(all.routing.expert.eq(-1).all().item<bool>());
+  EXPECT_TRUE(all.routing.weight.eq(0).all().item<bool>());
+  EXPECT_TRUE(torch::equal(all.dropped, torch::tensor({2, 1}, torch::kInt64)));
+}
+
+TEST(Limit, PaddingTakesNoPlaceAndIsNotDropped) {
+  const Routing routing = routing_of(torch::tensor({{0}, {0}, {0}, {0}}));
+  const at::Tensor valid = torch::tensor({false, true, false, true});
+  const Limited limited = limit_by_position(routing, 1, 1, valid);
+  EXPECT_TRUE(torch::equal(limited.routing.expert, torch::tensor({{-1}, {0}, {-1}, {-1}}, torch::kInt32)));
+  EXPECT_TRUE(torch::equal(limited.dropped, torch::tensor({1}, torch::kInt64)));
+  EXPECT_TRUE(limit_by_position(routing, 1, -1, valid).routing.expert.is_same(routing.expert));
+}
+
+TEST(Limit, TheGradientOfWhatGoesIsZero) {
+  Routing routing = routing_of(torch::tensor({{0, 1}, {0, 1}}));
+  routing.weight = routing.weight.detach().requires_grad_();
+  const Limited limited = limit_by_position(routing, 2, 1);
+  limited.routing.weight.sum().backward();
+  EXPECT_TRUE(torch::equal(routing.weight.grad(), torch::tensor({{1.0f, 1.0f}, {0.0f, 0.0f}})));
+}
+
+TEST(Limit, CountsOfRandomRoutings) {
+  std::mt19937_64 random(4);
+  for (int i = 0; i < 200; ++i) {
+    testing::MixtureCase c = testing::random_case(random);
+    const int64_t E = c.experts(), capacity = static_cast<int64_t>(random() % 12);
+    const at::Tensor ids = c.expert.masked_fill(c.expert.lt(0).logical_or(c.expert.ge(E)), -1);
+    const Limited limited = limit_by_position(routing_of(ids), E, capacity);
+    for (int64_t e = 0; e < E; ++e) {
+      const int64_t asked = ids.eq(e).sum().item<int64_t>(), kept = limited.routing.expert.eq(e).sum().item<int64_t>();
+      ASSERT_EQ(kept, std::min(asked, capacity)) << c.describe();
+      ASSERT_EQ(limited.dropped[e].item<int64_t>(), asked - kept) << c.describe();
+    }
+  }
+}
+
+TEST(Limit, CapacityIsAShareRoundedUp) {
+  EXPECT_EQ(capacity_of(0, 100, 2, 4), -1);
+  EXPECT_EQ(capacity_of(1, 100, 2, 4), 50);
+  EXPECT_EQ(capacity_of(1.25, 100, 2, 4), 63);
+  EXPECT_EQ(capacity_of(1, 10, 1, 3), 4);
+  EXPECT_EQ(capacity_of(0.001, 10, 1, 3), 1);
+  EXPECT_EQ(capacity_of(1, 0, 1, 3), 0);
+  EXPECT_EQ(capacity_of(100, 8, 2, 4), 400);
+}
+
+}  // namespace
+}  // namespace smoe
