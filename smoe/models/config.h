@@ -1,0 +1,39 @@
+// Settings of a model: the tables [model] and [moe] of a recipe, and what the data adds to them.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "smoe/base/config.h"
+#include "smoe/moe/config.h"
+
+namespace smoe {
+
+/// The table [model] of a recipe.
+struct ModelConfig {
+  std::string kind = "transformer_xl";
+  int64_t layers = 4;
+  int64_t width = 256;
+  int64_t heads = 8;
+  int64_t head_width = 64;
+  int64_t ffn_width = 512;
+  LayerSelection moe_layers{.all = true, .ids = {}};
+  double dropout = 0.1;
+  double attention_dropout = 0;
+  double init_std = 0.02;
+
+  void describe(Fields& fields);
+};
+
+/// All that decides a model's tensors and what it computes.
+struct ModelSpec {
+  ModelConfig model;
+  MoeConfig moe;
+  int64_t vocabulary = 256;
+
+  /// Throws UserError where fields contradict each other.
+  void check() const;
+  bool has_moe() const;
+};
+
+}  // namespace smoe

@@ -1,0 +1,26 @@
+#include "smoe/models/feed_forward.h"
+
+#include <ATen/ops/empty.h>
+#include <ATen/ops/zeros.h>
+
+#include "smoe/kernels/dropout.h"
+
+namespace smoe {
+
+FeedForward::FeedForward(int64_t width, int64_t hidden, Activation activation, double init_std,
+                         const RandomStream& random)
+    : activation_(activation) {
+  w1_ = register_parameter("w1", at::empty({hidden, width}));
+  b1_ = register_parameter("b1", at::zeros({hidden}));
+  w2_ = register_parameter("w2", at::empty({width, hidden}));
+  b2_ = register_parameter("b2", at::zeros({width}));
+  random.at("w1").fill_normal(w1_, 0, init_std);
+  random.at("w2").fill_normal(w2_, 0, init_std);
+}
+
+at::Tensor FeedForward::forward(const at::Tensor& x, double dropout_p, uint64_t dropout_key, Precision precision) {
+  const at::Tensor hidden = activate(linear(x, w1_, b1_, precision), activation_);
+  return linear(dropout(hidden, dropout_p, dropout_key), w2_, b2_, precision);
+}
+
+}  // namespace smoe

@@ -1,0 +1,28 @@
+// The dense feed-forward network of layers that are no mixtures.
+#pragma once
+
+#include <torch/nn/module.h>
+
+#include "smoe/kernels/activation.h"
+#include "smoe/tensor/precision.h"
+#include "smoe/tensor/random_stream.h"
+
+namespace smoe {
+
+/// W2 · drop(act(W1 x + b1)) + b2, W1 [F, D], W2 [D, F].
+class FeedForward : public torch::nn::Module {
+ public:
+  FeedForward(int64_t width, int64_t hidden, Activation activation, double init_std, const RandomStream& random);
+
+  /// x [T, D] → [T, D]; `dropout` is 0 at evaluation.
+  at::Tensor forward(const at::Tensor& x, double dropout, uint64_t dropout_key, Precision precision);
+
+  int64_t flops_per_token() const { return 4 * w1_.numel(); }
+  int64_t parameter_count() const { return 2 * w1_.numel() + b1_.numel() + b2_.numel(); }
+
+ private:
+  Activation activation_;
+  at::Tensor w1_, b1_, w2_, b2_;
+};
+
+}  // namespace smoe

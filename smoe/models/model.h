@@ -1,0 +1,93 @@
+// Language models: what the loop, evaluation and generation need of one.
+#pragma once
+
+#include <torch/nn/module.h>
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "smoe/models/config.h"
+#include "smoe/moe/router.h"
+#include "smoe/moe/stats_book.h"
+#include "smoe/tensor/precision.h"
+
+namespace smoe {
+
+/// What a model remembers of the tokens before a segment: one tensor [B, M, D] a layer; M may be 0.
+struct Memory {
+  std::vector<at::Tensor> layers;
+
+  int64_t length() const { return layers.empty() ? 0 : layers[0].size(1); }
+};
+
+/// How one forward is to be made.
+struct Pass {
+  ActiveK k;                  ///< active experts, for models whose dial is k; per token in the order of [B, S]
+  bool training = false;      ///< dropout on
+  int64_t step = 0;           ///< optimizer updates made so far
+  double progress = 0;        ///< step over the steps of the whole run
+  RandomStream random{0};     ///< for dropout and routers, this step's and micro-batch's own
+  int64_t memory_length = 0;  ///< tokens to remember after this forward
+  /// Each query attends to at most memory_length + 1 keys, itself included, however the text is cut into segments.
+  /// Off, a query attends to the whole memory and all before it in its segment.
+  bool fixed_window = false;
+  StatsBook* book = nullptr;  ///< where routing statistics go
+  /// Called with the name and output of each part, to find where a value stops being finite.
+  std::function<void(const std::string& part, const at::Tensor& output)> probe = nullptr;
+};
+
+/// The lengths that decide what a forward costs.
+struct Lengths {
+  int64_t batch = 1;
+  int64_t segment = 1;
+  int64_t memory = 0;
+};
+
+/// A causal language model over token ids.
+class LanguageModel : public torch::nn::Module {
+ public:
+  /// tokens int64 [B, S] → logits [B, S, V] of the next token at each place. `memory` is read, and replaced by the
+  /// memory after these tokens, without gradient.
+  virtual at::Tensor forward(const at::Tensor& tokens, Memory& memory, const Pass& pass) = 0;
+
+  /// Memory of no tokens for `batch` sequences.
+  virtual Memory empty_memory(int64_t batch) const = 0;
+
+  /// Forward floating-point operations per token with `active` experts a token, 2 per multiply-add; matrix products
+  /// only, counted as the published model computes them (queries are counted for the memory too).
+  virtual double flops_per_token(const Lengths& lengths, double active) const = 0;
+
+  /// Parameters that a token with `active` experts touches.
+  virtual double active_parameters(double active) const = 0;
+
+  /// kK for a model with mixtures whose routers have that dial; kNone for a dense one.
+  virtual Dial dial() const = 0;
+
+  const ModelSpec& spec() const { return spec_; }
+  void set_precision(Precision precision) { precision_ = precision; }
+
+ protected:
+  explicit LanguageModel(ModelSpec spec) : spec_(std::move(spec)) {}
+
+  ModelSpec spec_;
+  Precision precision_ = Precision::kFull;
+};
+
+/// A kind of model as the table of kinds lists it.
+struct ModelKind {
+  std::string name;
+  std::string summary;
+  std::function<std::shared_ptr<LanguageModel>(const ModelSpec&, const RandomStream& random)> make;
+};
+
+const std::vector<ModelKind>& model_kinds();
+
+/// Checks the spec and makes the model, its weights drawn from `random`.
+std::shared_ptr<LanguageModel> make_model(const ModelSpec& spec, const RandomStream& random);
+
+/// Mean negative log-likelihood in nats of targets int64 [B, S] under logits [B, S, V].
+at::Tensor mean_nll(const at::Tensor& logits, const at::Tensor& targets);
+
+}  // namespace smoe

@@ -1,0 +1,111 @@
+#include "smoe/models/model_folder.h"
+
+#include <nlohmann/json.hpp>
+
+#include "smoe/base/error.h"
+#include "smoe/base/file.h"
+#include "smoe/base/manifest.h"
+#include "smoe/models/checkpoint_index.h"
+
+namespace smoe {
+namespace {
+
+constexpr int kVersion = 1;
+
+/// The fields of config.json: the recipe's tables [model] and [moe], the vocabulary's size, and the lengths.
+struct Card {
+  ModelSpec spec;
+  ModelLengths lengths;
+
+  void describe(Fields& fields) {
+    fields.table("model", spec.model);
+    fields.table("moe", spec.moe);
+    fields.add("vocabulary", &spec.vocabulary, "number of token ids", at_least(1));
+    fields.table("lengths", lengths);
+  }
+  Fields fields() {
+    Fields all;
+    describe(all);
+    return all;
+  }
+};
+
+nlohmann::ordered_json parse_json_file(const std::filesystem::path& path) {
+  nlohmann::ordered_json json = nlohmann::ordered_json::parse(read_file(path), nullptr, /*allow_exceptions=*/false);
+  require(json.is_object(), path.string(), ": is not a JSON object");
+  return json;
+}
+
+Card read_card(const std::filesystem::path& path) {
+  nlohmann::ordered_json json = parse_json_file(path);
+  require(json.value("format", nlohmann::ordered_json()) == "smoe", path.string(),
+          ": \"format\" is not \"smoe\"; this is not a model that smoe wrote");
+  require(json.value("version", nlohmann::ordered_json()) == kVersion, path.string(), ": \"version\" must be ",
+          kVersion, "; a newer smoe may have written it");
+  json.erase("format");
+  json.erase("version");
+  Card card;
+  from_json(card.fields(), json, path.string());
+  card.spec.check();
+  return card;
+}
+
+}  // namespace
+
+void ModelLengths::describe(Fields& fields) {
+  fields.add("memory", &memory, "past tokens a query sees in generation", at_least(0));
+  fields.add("eval_batch", &eval_batch, "parallel streams of an evaluation", at_least(1));
+  fields.add("eval_segment", &eval_segment, "segment of an evaluation", at_least(1));
+  fields.add("eval_memory", &eval_memory, "memory of an evaluation", at_least(0));
+}
+
+NamedTensors named_tensors(const torch::nn::Module& model) {
+  NamedTensors out;
+  for (const auto& item : model.named_parameters()) out.emplace_back(item.key(), item.value());
+  return out;
+}
+
+void save_model(const std::filesystem::path& folder, LanguageModel& model, const ByteVocabulary& vocabulary,
+                const ModelLengths& lengths) {
+  Card card{model.spec(), lengths};
+  nlohmann::ordered_json config{{"format", "smoe"}, {"version", kVersion}};
+  config.update(to_json(card.fields()));
+  write_file_atomic(folder / "config.json", config.dump(2) + "\n");
+  write_file_atomic(folder / "tokenizer.json", vocabulary.to_json().dump() + "\n");
+  save_tensors(folder / "model.safetensors", named_tensors(model), {{"format", "smoe"}});
+}
+
+LoadedModel load_model(const std::filesystem::path& checkpoint) {
+  verify_manifest(checkpoint);
+  Card card = read_card(checkpoint / "config.json");
+  LoadedModel loaded;
+  loaded.folder = checkpoint;
+  loaded.lengths = card.lengths;
+  const std::filesystem::path tokenizer = checkpoint / "tokenizer.json";
+  loaded.vocabulary = ByteVocabulary::from_json(parse_json_file(tokenizer), tokenizer.string());
+  require(loaded.vocabulary.size() == card.spec.vocabulary, tokenizer.string(), ": has ", loaded.vocabulary.size(),
+          " tokens, config.json says ", card.spec.vocabulary);
+  loaded.model = make_model(card.spec, RandomStream(0));
+  const std::filesystem::path weights = checkpoint / "model.safetensors";
+  copy_tensors(load_tensors(weights), named_tensors(*loaded.model), weights.string());
+  return loaded;
+}
+
+std::filesystem::path resolve_model(const std::filesystem::path& model, CheckpointRole role) {
+  require(std::filesystem::exists(model), model.string(), ": no such run or checkpoint");
+  require(std::filesystem::is_directory(model), model.string(),
+          ": is a file; MODEL is a run or a checkpoint, and both are folders");
+  if (std::filesystem::exists(model / kManifestName)) return model;
+  const std::filesystem::path checkpoints = model / "checkpoints";
+  require(std::filesystem::is_directory(checkpoints), model.string(),
+          ": is neither a checkpoint (no manifest.json) nor a run (no checkpoints/)");
+  const CheckpointIndex index = read_checkpoint_index(checkpoints);
+  require(!index.last.name.empty(), model.string(), ": the run has no checkpoint yet");
+  const auto& entry = role == CheckpointRole::kBestFull    ? index.best_full
+                      : role == CheckpointRole::kBestSmall ? index.best_small
+                                                           : index.last;
+  // Before the first evaluation there is no best one yet.
+  return checkpoints / (entry.name.empty() ? index.last.name : entry.name);
+}
+
+}  // namespace smoe

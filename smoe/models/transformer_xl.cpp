@@ -1,0 +1,189 @@
+#include "smoe/models/transformer_xl.h"
+
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/arange.h>
+#include <ATen/ops/cat.h>
+#include <ATen/ops/embedding.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/layer_norm.h>
+#include <ATen/ops/ones.h>
+#include <ATen/ops/zeros.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "smoe/base/error.h"
+#include "smoe/kernels/dropout.h"
+
+namespace smoe {
+
+TransformerXlBlock::TransformerXlBlock(const ModelSpec& spec, bool is_moe, const RandomStream& random)
+    : dropout_(spec.model.dropout) {
+  const ModelConfig& m = spec.model;
+  attention_ = register_module("attention", std::make_shared<RelativeAttention>(m.width, m.heads, m.head_width,
+                                                                                m.init_std, random.at("attention")));
+  attention_gain_ = register_parameter("attention_norm_gain", at::empty({m.width}));
+  attention_bias_ = register_parameter("attention_norm_bias", at::zeros({m.width}));
+  if (is_moe) {
+    moe_ = register_module("moe", std::make_shared<MoeLayer>(spec.moe, m.width, m.init_std, random.at("moe")));
+  } else {
+    const Activation activation = parse_activation(spec.moe.activation);
+    ffn_ = register_module(
+        "ffn", std::make_shared<FeedForward>(m.width, m.ffn_width, activation, m.init_std, random.at("ffn")));
+  }
+  output_gain_ = register_parameter("output_norm_gain", at::empty({m.width}));
+  output_bias_ = register_parameter("output_norm_bias", at::zeros({m.width}));
+  random.at("attention_norm_gain").fill_normal(attention_gain_, 1, m.init_std);
+  random.at("output_norm_gain").fill_normal(output_gain_, 1, m.init_std);
+}
+
+at::Tensor TransformerXlBlock::normalize(const at::Tensor& x, const at::Tensor& gain, const at::Tensor& bias) const {
+  return at::layer_norm(x, {x.size(-1)}, gain, bias, 1e-5);
+}
+
+TransformerXlBlock::Result TransformerXlBlock::forward(const at::Tensor& x, const AttentionInput& attention,
+                                                       RouteInput route, const Pass& pass, int64_t layer,
+                                                       Precision precision) {
+  const double p = pass.training ? dropout_ : 0;
+  const std::string name = concat("layers.", layer);
+  const auto probe = [&](const char* part, const at::Tensor& output) {
+    if (pass.probe) pass.probe(name + part, output);
+  };
+
+  const at::Tensor attended = attention_->forward(x, attention);
+  probe(".attention", attended);
+  const at::Tensor y =
+      normalize(x + dropout(attended, p, route.random.at("attention output").key()), attention_gain_, attention_bias_);
+  route.x = y.reshape({-1, y.size(-1)});
+  const uint64_t hidden_key = route.random.at("hidden").key();
+  at::Tensor fed, state = route.state;
+  if (moe_ != nullptr) {
+    const MixOptions options{.precision = precision, .dropout = p, .dropout_key = hidden_key};
+    const MoeLayer::Result result = moe_->forward(route, options, pass.book, layer);
+    fed = result.y;
+    if (result.state.defined()) state = result.state;  // otherwise what came from below passes on
+    probe(".moe", fed);
+  } else {
+    fed = ffn_->forward(route.x, p, hidden_key, precision);
+    probe(".ffn", fed);
+  }
+  const at::Tensor z = y + dropout(fed.view(y.sizes()), p, route.random.at("feed-forward output").key());
+  return {normalize(z, output_gain_, output_bias_), state};
+}
+
+TransformerXl::TransformerXl(const ModelSpec& spec, const RandomStream& random) : LanguageModel(spec) {
+  const ModelConfig& m = spec.model;
+  embedding_ = register_parameter("embedding", at::empty({spec.vocabulary, m.width}));
+  output_bias_ = register_parameter("output_bias", at::zeros({spec.vocabulary}));
+  content_bias_ = register_parameter("content_bias", at::empty({m.heads, m.head_width}));
+  position_bias_ = register_parameter("position_bias", at::empty({m.heads, m.head_width}));
+  random.at("embedding").fill_normal(embedding_, 0, m.init_std);
+  random.at("content_bias").fill_normal(content_bias_, 0, m.init_std);
+  random.at("position_bias").fill_normal(position_bias_, 0, m.init_std);
+  const auto layers = register_module("layers", std::make_shared<torch::nn::Module>());
+  for (int64_t layer = 0; layer < m.layers; ++layer) {
+    blocks_.push_back(
+        std::make_shared<TransformerXlBlock>(spec, m.moe_layers.contains(layer), random.at(concat("layers.", layer))));
+    layers->register_module(std::to_string(layer), blocks_.back());
+  }
+}
+
+Memory TransformerXl::empty_memory(int64_t batch) const {
+  Memory memory;
+  for (size_t layer = 0; layer < blocks_.size(); ++layer) {
+    memory.layers.push_back(at::empty({batch, 0, spec_.model.width}, embedding_.options().requires_grad(false)));
+  }
+  return memory;
+}
+
+RouteInput TransformerXl::route_input(const at::Tensor& tokens, const Pass& pass, int64_t memory) const {
+  const int64_t B = tokens.size(0), S = tokens.size(1);
+  RouteInput route;
+  route.batch.token = tokens.reshape({-1});
+  route.batch.position = at::arange(memory, memory + S, tokens.options()).expand({B, S}).reshape({-1});
+  route.batch.sequence = at::arange(B, tokens.options()).unsqueeze(1).expand({B, S}).reshape({-1});
+  route.k = pass.k;
+  route.training = pass.training;
+  route.step = pass.step;
+  route.progress = pass.progress;
+  return route;
+}
+
+at::Tensor TransformerXl::forward(const at::Tensor& tokens, Memory& memory, const Pass& pass) {
+  require(tokens.dim() == 2, "tokens must be [B, S], got ", tokens.sizes());
+  require(memory.layers.size() == blocks_.size(), "the memory has ", memory.layers.size(), " layers, the model ",
+          blocks_.size());
+  const int64_t B = tokens.size(0), S = tokens.size(1), M = memory.length(), D = spec_.model.width;
+  require(M == 0 || memory.layers[0].size(0) == B, "the memory is of ", memory.layers[0].size(0),
+          " sequences, tokens of ", B);
+  const double p = pass.training ? spec_.model.dropout : 0;
+
+  at::Tensor x = at::embedding(embedding_, tokens) * std::sqrt(static_cast<double>(D));
+  x = dropout(x, p, pass.random.at("embedding").key());
+  if (pass.probe) pass.probe("embedding", x);
+  AttentionInput attention;
+  attention.positions =
+      dropout(relative_positions(M + S, D, x.options().requires_grad(false)), p, pass.random.at("positions").key());
+  attention.hidden_keys = hidden_keys(S, M, pass.fixed_window ? pass.memory_length : -1, x.device());
+  attention.content_bias = content_bias_;
+  attention.position_bias = position_bias_;
+  attention.dropout = pass.training ? spec_.model.attention_dropout : 0;
+  attention.precision = precision_;
+  RouteInput route = route_input(tokens, pass, M);
+
+  for (size_t layer = 0; layer < blocks_.size(); ++layer) {
+    at::Tensor& remembered = memory.layers[layer];
+    attention.memory = remembered;
+    route.random = pass.random.at(static_cast<uint64_t>(layer));
+    attention.dropout_key = route.random.at("attention").key();
+    const TransformerXlBlock::Result result =
+        blocks_[layer]->forward(x, attention, route, pass, static_cast<int64_t>(layer), precision_);
+    {
+      const at::NoGradGuard no_grad;
+      const int64_t keep = std::min(pass.memory_length, M + S);
+      remembered = at::cat({remembered, x.detach()}, 1).narrow(1, M + S - keep, keep).contiguous();
+    }
+    x = result.y;
+    route.state = result.state;
+  }
+  x = dropout(x, p, pass.random.at("output").key());
+  const at::Tensor logits = linear(x, embedding_, output_bias_, precision_);
+  if (pass.probe) pass.probe("output", logits);
+  return logits;
+}
+
+double TransformerXl::flops_per_token(const Lengths& lengths, double active) const {
+  // The count of one segment, as the published model computes it: queries, keys and values of memory and segment; the
+  // position projection once for the batch; scores, positions and values over all keys (masked ones too).
+  const ModelConfig& m = spec_.model;
+  const auto D = static_cast<double>(m.width), inner = static_cast<double>(m.heads * m.head_width);
+  const auto q = static_cast<double>(lengths.segment), keys = static_cast<double>(lengths.memory + lengths.segment);
+  double flops = 2 * q * D * static_cast<double>(spec_.vocabulary);
+  for (const auto& block : blocks_) {
+    flops += 2 * 3 * D * inner * keys + 2 * D * inner * keys / static_cast<double>(lengths.batch);
+    flops += 2 * inner * D * q + 6 * q * keys * inner;
+    flops += q * (block->moe() != nullptr ? block->moe()->flops_per_token(active)
+                                          : static_cast<double>(block->ffn()->flops_per_token()));
+  }
+  return flops / q;
+}
+
+double TransformerXl::active_parameters(double active) const {
+  double count = 0;
+  for (const at::Tensor& parameter : parameters()) count += static_cast<double>(parameter.numel());
+  for (const auto& block : blocks_) {
+    if (block->moe() == nullptr) continue;
+    const auto all = static_cast<double>(block->moe()->experts().size());
+    count += block->moe()->active_parameters(active) - block->moe()->active_parameters(all);
+  }
+  return count;
+}
+
+Dial TransformerXl::dial() const {
+  for (const auto& block : blocks_) {
+    if (block->moe() != nullptr) return block->moe()->router().traits().dial;
+  }
+  return Dial::kNone;
+}
+
+}  // namespace smoe
