@@ -1,0 +1,91 @@
+#include "smoe/train/evaluate.h"
+
+#include <ATen/core/grad_mode.h>
+
+#include <algorithm>
+#include <chrono>
+#include <numbers>
+
+#include <nlohmann/json.hpp>
+
+#include "smoe/base/error.h"
+#include "smoe/base/file.h"
+#include "smoe/data/batch_stream.h"
+
+namespace smoe {
+
+EvalLengths eval_lengths(const TrainConfig& train) {
+  return {.batch = train.eval_batch,
+          .segment = train.eval_segment,
+          .memory = train.memory + train.segment - train.eval_segment,
+          .tokens = 0};
+}
+
+EvalResult evaluate(LanguageModel& model, const TokenSequence& text, const EvalLengths& lengths, int64_t k,
+                    const std::string& source) {
+  const at::NoGradGuard no_grad;
+  require(text.size() >= 2, source, " has ", text.size(),
+          " tokens; an evaluation predicts at least one, from one before it");
+  const int64_t streams = std::clamp<int64_t>(text.size() / 2, 1, lengths.batch);
+  BatchStream stream(text, streams, lengths.segment, 0, streams, source);
+  int64_t left = stream.targets_per_row();
+  if (lengths.tokens > 0) left = std::min(left, std::max<int64_t>(1, lengths.tokens / streams));
+
+  const at::Device device = model.parameters()[0].device();
+  Memory memory = model.empty_memory(streams);
+  StatsBook book(StatsBook::Detail::kCounts);
+  double nll = 0;
+  int64_t tokens = 0;
+  const auto start = std::chrono::steady_clock::now();
+  for (int64_t segment = 0; left > 0; ++segment) {
+    Segment next = stream.next();
+    const int64_t size = std::min(left, next.input.size(1));
+    left -= size;
+    book.begin_micro_batch(segment);
+    Pass pass{.k = k, .memory_length = lengths.memory, .book = &book};
+    const at::Tensor logits = model.forward(next.input.narrow(1, 0, size).to(device), memory, pass);
+    const int64_t count = streams * size;
+    nll += mean_nll(logits, next.target.narrow(1, 0, size).to(device)).item<double>() * static_cast<double>(count);
+    tokens += count;
+  }
+  const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
+
+  EvalResult result;
+  result.dial = model.dial();
+  result.value = result.dial == Dial::kNone ? 0 : k;
+  result.nll = nll / static_cast<double>(tokens);
+  result.bpc = result.nll / std::numbers::ln2;
+  result.tokens = tokens;
+  const std::vector<LayerStats> layers = book.layers();
+  for (const LayerStats& layer : layers) result.mean_active_experts += layer.mean_active_experts();
+  if (!layers.empty()) result.mean_active_experts /= static_cast<double>(layers.size());
+  result.active_parameters = model.active_parameters(result.mean_active_experts);
+  result.flops_per_token = model.flops_per_token(
+      {.batch = streams, .segment = lengths.segment, .memory = lengths.memory}, result.mean_active_experts);
+  result.tokens_per_second = static_cast<double>(tokens) / seconds.count();
+  return result;
+}
+
+RecordedData recorded_data(const std::filesystem::path& checkpoint) {
+  const std::filesystem::path path = checkpoint / "trainer.json";
+  if (!std::filesystem::exists(path)) return {};
+  const nlohmann::ordered_json json = nlohmann::ordered_json::parse(read_file(path), nullptr, false);
+  if (!json.is_object() || !json.contains("data") || !json["data"].is_object()) return {};
+  return {json["data"].value("path", ""), json["data"].value("sha256", "")};
+}
+
+nlohmann::ordered_json to_json(const EvalResult& result) {
+  nlohmann::ordered_json json{{"dial", dial_name(result.dial)}};
+  json["value"] = result.dial == Dial::kNone ? nlohmann::ordered_json(nullptr) : nlohmann::ordered_json(result.value);
+  if (result.dial == Dial::kK) json["k"] = result.value;
+  json["mean_active_experts"] = result.mean_active_experts;
+  json["nll"] = result.nll;
+  json["bpc"] = result.bpc;
+  json["tokens"] = result.tokens;
+  json["active_parameters"] = result.active_parameters;
+  json["flops_per_token"] = result.flops_per_token;
+  json["tokens_per_second"] = result.tokens_per_second;
+  return json;
+}
+
+}  // namespace smoe

@@ -1,0 +1,54 @@
+// Evaluation: the loss of a model on a text, at a setting of its dial.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include <nlohmann/json_fwd.hpp>
+
+#include "smoe/data/corpus.h"
+#include "smoe/models/model.h"
+#include "smoe/train/recipe.h"
+
+namespace smoe {
+
+/// The lengths of an evaluation. The memory makes the context as long as in training.
+struct EvalLengths {
+  int64_t batch = 10;
+  int64_t segment = 128;
+  int64_t memory = 896;
+  int64_t tokens = 0;  ///< most tokens of the text to read, from its start; 0: all
+};
+
+EvalLengths eval_lengths(const TrainConfig& train);
+
+/// The numbers of one evaluation.
+struct EvalResult {
+  Dial dial = Dial::kNone;
+  int64_t value = 0;               ///< of the dial
+  double nll = 0;                  ///< mean over the predicted tokens, in nats
+  double bpc = 0;                  ///< nll / ln 2
+  int64_t tokens = 0;              ///< predicted
+  double mean_active_experts = 0;  ///< a token, averaged over layers that are mixtures
+  double active_parameters = 0;
+  double flops_per_token = 0;
+  double tokens_per_second = 0;
+};
+
+/// Reads the text in order in contiguous streams, memory empty at the start, at k active experts. `source` names the
+/// text in messages. Fewer streams are used where the text is too short. Throws UserError for fewer than two tokens.
+EvalResult evaluate(LanguageModel& model, const TokenSequence& text, const EvalLengths& lengths, int64_t k,
+                    const std::string& source);
+
+/// The text that a checkpoint was trained on, as its trainer.json says; empty strings where it does not.
+struct RecordedData {
+  std::string path, sha256;
+};
+RecordedData recorded_data(const std::filesystem::path& checkpoint);
+
+/// One entry of the "results" of smoe eval --json.
+nlohmann::ordered_json to_json(const EvalResult& result);
+
+}  // namespace smoe

@@ -1,0 +1,91 @@
+// The training loop.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "smoe/base/json_lines.h"
+#include "smoe/data/batch_stream.h"
+#include "smoe/data/corpus.h"
+#include "smoe/models/model_folder.h"
+#include "smoe/moe/k_schedule.h"
+#include "smoe/tensor/process_group.h"
+#include "smoe/train/checkpoint_store.h"
+#include "smoe/train/evaluate.h"
+#include "smoe/train/optimizer.h"
+#include "smoe/train/plateau.h"
+#include "smoe/train/recipe.h"
+#include "smoe/train/run_folder.h"
+
+namespace smoe {
+
+class ProgressBar;
+
+/// Trains the model of a run's recipe. One step is: set k, forward, backward, clip, update, learning rate, log, and,
+/// where due, evaluate and save. Everything a step depends on is in the checkpoint or computed from the seed and the
+/// step, so a run that was killed and goes on makes the same weights and the same metrics.jsonl, bit for bit.
+class Trainer {
+ public:
+  /// Opens the recipe's data and makes the model; goes on from the run's last checkpoint where it has one. The recipe is
+  /// the run's own, save for data.path (the same text may have moved) and train.threads. Throws UserError for data that
+  /// does not fit, or that is not what the run was started with.
+  Trainer(RunFolder run, Recipe recipe);
+  ~Trainer();
+
+  /// Trains to the last step, or until `stop` is not 0; then the step is finished and saved. Throws Failure where the
+  /// loss or a gradient is not finite: the state before that step is saved, and the message names step and part.
+  /// Returns whether the last step was reached.
+  bool run(const std::atomic<int>& stop, std::FILE* progress);
+
+  int64_t step() const { return step_; }
+  const RunFolder& folder() const { return run_; }
+  LanguageModel& model() { return *model_; }
+  const CheckpointStore& checkpoints() const { return store_; }
+
+ private:
+  struct StepResult {
+    double loss = 0;
+    double gradient_norm = 0;
+    int64_t k = 0;
+    double lr = 0;
+    int64_t tokens = 0;
+  };
+
+  void load(const std::filesystem::path& checkpoint);
+  void save(const CheckpointStore::Scores& scores);
+  StepResult train_step(StatsBook* book);
+  Pass make_pass(int64_t micro_batch, int64_t k, StatsBook* book) const;
+  [[noreturn]] void stop_on_bad_value(const std::string& what, const Segment& segment,
+                                      const std::vector<Memory>& memories, const StreamPosition& position, int64_t k);
+  void log(const StepResult& result, const StatsBook& book);
+  CheckpointStore::Scores evaluate_valid(ProgressBar& bar);
+
+  RunFolder run_;
+  Recipe recipe_;
+  CorpusFiles files_;
+  ByteVocabulary vocabulary_;
+  TokenSequence train_text_, valid_text_;
+  std::shared_ptr<LanguageModel> model_;
+  TrainOptimizer optimizer_;
+  KSchedule k_schedule_;
+  ProcessGroup group_;
+  BatchStream stream_;
+  CheckpointStore store_;
+  PlateauWatch plateau_;
+  std::unique_ptr<JsonLines> metrics_, timing_;
+
+  // What a checkpoint holds beside model and optimizer.
+  std::string data_sha256_;
+  int64_t step_ = 0, tokens_ = 0;
+  double loss_sum_ = 0;  // over the steps since the last line of metrics.jsonl
+  int64_t loss_count_ = 0;
+  std::vector<Memory> memories_;  // one a micro-batch
+};
+
+/// Makes a new run in `out` and its trainer.
+std::unique_ptr<Trainer> start_training(const Recipe& recipe, const std::filesystem::path& out);
+
+}  // namespace smoe

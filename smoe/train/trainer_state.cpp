@@ -1,0 +1,98 @@
+// What a checkpoint holds beside the model: trainer.safetensors (optimizer, memory) and trainer.json (the rest).
+#include <nlohmann/json.hpp>
+
+#include "smoe/base/error.h"
+#include "smoe/base/file.h"
+#include "smoe/base/manifest.h"
+#include "smoe/train/trainer.h"
+
+namespace smoe {
+namespace {
+
+std::string memory_name(size_t micro_batch, size_t layer) { return concat("memory.", micro_batch, ".", layer); }
+
+int64_t integer(const nlohmann::ordered_json& json, const char* key, const std::string& source) {
+  const auto found = json.find(key);
+  require(found != json.end() && found->is_number_integer(), source, ": \"", key, "\" must be an integer");
+  return found->get<int64_t>();
+}
+
+double number(const nlohmann::ordered_json& json, const char* key, const std::string& source) {
+  const auto found = json.find(key);
+  require(found != json.end() && found->is_number(), source, ": \"", key, "\" must be a number");
+  return found->get<double>();
+}
+
+}  // namespace
+
+void Trainer::save(const CheckpointStore::Scores& scores) {
+  // What the logs say up to this step must not be younger on the disk than the checkpoint that continues them.
+  metrics_->sync();
+  timing_->sync();
+  store_.save(step_, scores, [this](const std::filesystem::path& folder) {
+    const TrainConfig& train = recipe_.train;
+    const EvalLengths eval = eval_lengths(train);
+    save_model(
+        folder, *model_, vocabulary_,
+        {.memory = train.memory, .eval_batch = eval.batch, .eval_segment = eval.segment, .eval_memory = eval.memory});
+    NamedTensors state = optimizer_.state();
+    for (size_t i = 0; i < memories_.size(); ++i) {
+      for (size_t layer = 0; layer < memories_[i].layers.size(); ++layer) {
+        state.emplace_back(memory_name(i, layer), memories_[i].layers[layer]);
+      }
+    }
+    save_tensors(folder / "trainer.safetensors", state);
+    const nlohmann::ordered_json json{
+        {"format", "smoe-trainer"},
+        {"version", 1},
+        {"step", step_},
+        {"tokens", tokens_},
+        {"loss_sum", loss_sum_},
+        {"loss_count", loss_count_},
+        {"stream", {{"offset", stream_.position().offset}, {"epoch", stream_.position().epoch}}},
+        {"data", {{"path", files_.path()}, {"sha256", data_sha256_}}},
+        {"recipe", to_json(recipe_.fields())},
+    };
+    write_file_atomic(folder / "trainer.json", json.dump(2) + "\n");
+  });
+}
+
+void Trainer::load(const std::filesystem::path& checkpoint) {
+  verify_manifest(checkpoint);
+  const std::string source = (checkpoint / "trainer.json").string();
+  const nlohmann::ordered_json json = nlohmann::ordered_json::parse(read_file(source), nullptr, false);
+  require(json.is_object() && json.value("format", nlohmann::ordered_json()) == "smoe-trainer" &&
+              json.value("version", nlohmann::ordered_json()) == 1 && json.contains("stream") &&
+              json.contains("data") && json["data"].is_object(),
+          source, ": is not a trainer's state, version 1");
+  step_ = integer(json, "step", source);
+  tokens_ = integer(json, "tokens", source);
+  loss_sum_ = number(json, "loss_sum", source);
+  loss_count_ = integer(json, "loss_count", source);
+  stream_.seek({integer(json["stream"], "offset", source), integer(json["stream"], "epoch", source)});
+  require(json["data"].value("sha256", "") == data_sha256_, files_.path(), ": is not the text that this run was ",
+          "started with (its SHA-256 is ", data_sha256_, ", the run's ", json["data"].value("sha256", ""), ")");
+
+  const std::filesystem::path weights = checkpoint / "model.safetensors";
+  copy_tensors(load_tensors(weights), named_tensors(*model_), weights.string());
+  const std::filesystem::path state_path = checkpoint / "trainer.safetensors";
+  NamedTensors optimizer_state;
+  const at::Device device(recipe_.train.device);
+  for (auto& [name, tensor] : load_tensors(state_path)) {
+    bool is_memory = false;
+    for (size_t i = 0; i < memories_.size(); ++i) {
+      for (size_t layer = 0; layer < memories_[i].layers.size(); ++layer) {
+        if (name != memory_name(i, layer)) continue;
+        const at::Tensor& empty = memories_[i].layers[layer];
+        require(tensor.dim() == 3 && tensor.size(0) == empty.size(0) && tensor.size(2) == empty.size(2),
+                state_path.string(), ": tensor '", name, "' has shape ", tensor.sizes(), ", which is no memory here");
+        memories_[i].layers[layer] = tensor.to(device);
+        is_memory = true;
+      }
+    }
+    if (!is_memory) optimizer_state.emplace_back(name, tensor);
+  }
+  optimizer_.load_state(optimizer_state, state_path.string());
+}
+
+}  // namespace smoe

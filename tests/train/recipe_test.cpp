@@ -1,0 +1,75 @@
+#include "smoe/train/recipe.h"
+
+#include <gtest/gtest.h>
+
+#include "smoe/base/error.h"
+
+namespace smoe {
+namespace {
+
+std::string message_of(Recipe recipe) {
+  try {
+    recipe.check();
+  } catch (const UserError& error) {
+    return error.what();
+  }
+  return "";
+}
+
+TEST(Recipe, TheDefaultsAreThePublishedSetting) {
+  Recipe recipe;
+  EXPECT_EQ(message_of(recipe), "");
+  EXPECT_EQ(recipe.moe.experts * recipe.moe.expert_width, 8192);
+  EXPECT_EQ(recipe.train.steps, 400000);
+  EXPECT_EQ(recipe.optimizer.clip_norm, 0.25);
+}
+
+TEST(Recipe, TomlRoundTrip) {
+  Recipe recipe;
+  recipe.optimizer.lr = 0.1 + 0.2;  // not a short decimal
+  recipe.model.moe_layers = {.all = false, .ids = {0, 2}};
+  Recipe read;
+  read_toml(read.fields(), to_toml(recipe.fields()), "test");
+  EXPECT_EQ(read.optimizer.lr, recipe.optimizer.lr);
+  EXPECT_EQ(to_toml(read.fields()), to_toml(recipe.fields()));
+}
+
+TEST(Recipe, ContradictionsAreNamed) {
+  Recipe recipe;
+  recipe.moe.experts = 8;
+  EXPECT_NE(message_of(recipe).find("k_schedule.max = 16"), std::string::npos);
+  recipe.model.moe_layers = {};  // a dense model does not care
+  EXPECT_EQ(message_of(recipe), "");
+  recipe = {};
+  recipe.train.accumulate = 3;
+  EXPECT_NE(message_of(recipe).find("train.accumulate"), std::string::npos);
+  recipe = {};
+  recipe.model.width = 7;
+  EXPECT_NE(message_of(recipe).find("even"), std::string::npos);
+  recipe = {};
+  recipe.train.eval_segment = 2000;
+  EXPECT_NE(message_of(recipe).find("eval_segment"), std::string::npos);
+}
+
+TEST(LearningRate, CosineOfThePublishedRun) {
+  const OptimizerConfig config;
+  EXPECT_EQ(learning_rate(config, 0, 400000), 2.5e-4);
+  EXPECT_NEAR(learning_rate(config, 100000, 400000), 2.1339e-4, 5e-9);
+  EXPECT_NEAR(learning_rate(config, 200000, 400000), 1.25e-4, 1e-12);
+  EXPECT_NEAR(learning_rate(config, 300000, 400000), 3.6612e-5, 5e-10);
+  EXPECT_NEAR(learning_rate(config, 400000, 400000), 0, 1e-18);
+  EXPECT_NEAR(learning_rate(config, 500000, 400000), 0, 1e-18);
+}
+
+TEST(LearningRate, WarmupAndOtherSchedules) {
+  OptimizerConfig config{.lr = 1, .schedule = "constant", .warmup = 4};
+  EXPECT_DOUBLE_EQ(learning_rate(config, 0, 10), 0.25);
+  EXPECT_DOUBLE_EQ(learning_rate(config, 3, 10), 1);
+  EXPECT_DOUBLE_EQ(learning_rate(config, 9, 10), 1);
+  config.schedule = "linear";
+  config.warmup = 0;
+  EXPECT_DOUBLE_EQ(learning_rate(config, 5, 10), 0.5);
+}
+
+}  // namespace
+}  // namespace smoe
