@@ -1,0 +1,123 @@
+// smoe eval: the loss of a model on held-out text, at any setting of its dial.
+#include <algorithm>
+#include <charconv>
+#include <cstdio>
+#include <memory>
+#include <vector>
+
+#include <nlohmann/json.hpp>
+
+#include "cli/verbs.h"
+#include "smoe/base/error.h"
+#include "smoe/models/model_folder.h"
+#include "smoe/train/evaluate.h"
+
+namespace smoe::cli {
+namespace {
+
+struct EvalOptions {
+  std::string model, data, split = "test", k;
+  bool json = false;
+  int64_t tokens = 0;
+  ComputeOptions compute;
+};
+
+/// The numbers of "1,2,4", 1 … E for "all", and the powers of two up to E, and E, where nothing is asked.
+std::vector<int64_t> parse_ks(const std::string& text, int64_t experts) {
+  std::vector<int64_t> ks;
+  if (text.empty()) {
+    for (int64_t k = 1; k < experts; k *= 2) ks.push_back(k);
+    ks.push_back(experts);
+    return ks;
+  }
+  if (text == "all") {
+    for (int64_t k = 1; k <= experts; ++k) ks.push_back(k);
+    return ks;
+  }
+  for (size_t begin = 0; begin <= text.size();) {
+    const size_t end = std::min(text.find(',', begin), text.size());
+    int64_t k = 0;
+    const auto [stop, error] = std::from_chars(text.data() + begin, text.data() + end, k);
+    require(error == std::errc() && stop == text.data() + end, "--k: '", text.substr(begin, end - begin),
+            "' is not a number; --k takes numbers with commas between them, or all");
+    require(k >= 1 && k <= experts, "--k: ", k, " is outside 1 to ", experts, ", the model's number of experts");
+    ks.push_back(k);
+    begin = end + 1;
+  }
+  return ks;
+}
+
+void print_table(const std::vector<EvalResult>& results) {
+  std::printf("%6s %9s %9s %8s %14s %12s %11s\n", "k", "bpc", "nll", "active", "active params", "FLOPs/token",
+              "tokens/s");
+  for (const EvalResult& r : results) {
+    const std::string dial = r.dial == Dial::kNone ? "-" : std::to_string(r.value);
+    std::printf("%6s %9.4f %9.4f %8.2f %14.0f %12.4g %11.0f\n", dial.c_str(), r.bpc, r.nll, r.mean_active_experts,
+                r.active_parameters, r.flops_per_token, r.tokens_per_second);
+  }
+}
+
+int eval(const EvalOptions& options) {
+  options.compute.apply();
+  require(options.tokens >= 0, "--tokens must be 0 or more, got ", options.tokens);
+  const Split split = parse_split(options.split);
+  LoadedModel loaded = load_model(resolve_model(options.model, CheckpointRole::kBestFull));
+  const ModelSpec& spec = loaded.model->spec();
+  const bool has_dial = loaded.model->dial() == Dial::kK;
+  require(has_dial || options.k.empty(), "--k: ", options.model, " is a dense model and has no k; leave --k out");
+  const std::vector<int64_t> ks = has_dial ? parse_ks(options.k, spec.moe.experts) : std::vector<int64_t>{1};
+
+  const RecordedData recorded = recorded_data(loaded.folder);
+  require(!options.data.empty() || !recorded.path.empty(), options.model,
+          ": does not say what text it was trained on; "
+          "name one with --data");
+  const CorpusFiles files(options.data.empty() ? recorded.path : options.data);
+  const std::string source = files.path() + " (" + options.split + ")", sha256 = files.sha256();
+  if (options.data.empty() && sha256 != recorded.sha256) {
+    std::fprintf(stderr, "smoe: warning: %s has changed since the model was trained on it\n", files.path().c_str());
+  }
+  const TokenSequence text(files.bytes(split), loaded.vocabulary, source);
+  if (!options.compute.device.empty()) loaded.model->to(at::Device(options.compute.device));
+
+  const EvalLengths lengths{.batch = loaded.lengths.eval_batch,
+                            .segment = loaded.lengths.eval_segment,
+                            .memory = loaded.lengths.eval_memory,
+                            .tokens = options.tokens};
+  std::vector<EvalResult> results;
+  for (const int64_t k : ks) results.push_back(evaluate(*loaded.model, text, lengths, k, source));
+  if (!options.json) {
+    std::printf("%s on %s\n", loaded.folder.c_str(), source.c_str());
+    print_table(results);
+    return 0;
+  }
+  nlohmann::ordered_json json{{"model", loaded.folder.string()},
+                              {"data", {{"path", files.path()}, {"sha256", sha256}}},
+                              {"results", nlohmann::ordered_json::array()}};
+  for (const EvalResult& result : results) json["results"].push_back(to_json(result));
+  std::printf("%s\n", json.dump(2).c_str());
+  return 0;
+}
+
+}  // namespace
+
+void add_eval(Program& program) {
+  CLI::App* verb = add_verb(program, "eval", "measure a model on held-out text, at any number of active experts",
+                            "smoe eval runs/first --split test --k 1,2,4,8,16");
+  const auto options = std::make_shared<EvalOptions>();
+  verb->add_option("model", options->model, "a run (its best checkpoint at k = E) or a checkpoint")
+      ->type_name("MODEL")
+      ->required();
+  verb->add_option("--data", options->data, "text file or folder; default: what the model was trained on")
+      ->type_name("FILE|DIR");
+  verb->add_option("--split", options->split, "train, valid or test")->capture_default_str()->type_name("NAME");
+  verb->add_option("--k", options->k, "active experts: numbers with commas between them, or all; default 1, 2, 4 … E")
+      ->type_name("LIST");
+  verb->add_option("--tokens", options->tokens, "read at most so many tokens of the split; 0: all")
+      ->capture_default_str()
+      ->type_name("N");
+  verb->add_flag("--json", options->json, "print one JSON object");
+  options->compute.add_to(*verb);
+  verb->callback([&program, options] { program.work = [options] { return eval(*options); }; });
+}
+
+}  // namespace smoe::cli

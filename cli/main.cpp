@@ -1,0 +1,95 @@
+// The tool: reads the command line, does what the verb says, and turns every error into one clear line.
+#include <c10/util/Exception.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <exception>
+#include <iostream>
+
+#include "cli/verbs.h"
+#include "smoe/base/error.h"
+#include "smoe/base/suggest.h"
+
+namespace smoe::cli {
+namespace {
+
+constexpr int kOurFault = 1, kCallersFault = 2;
+
+int report(const std::string& message, int code) {
+  std::fflush(stdout);
+  std::fprintf(stderr, "smoe: %s\n", message.c_str());
+  return code;
+}
+
+/// Threads that wait for work give up their core. LibTorch's OpenMP runtime reads this once, when the program is
+/// loaded, so the program starts itself again where it is not set; spinning collapses when a core is shared.
+void wait_passively(char** argv) {
+  if (std::getenv("OMP_WAIT_POLICY") != nullptr || std::getenv("GOMP_SPINCOUNT") != nullptr) return;
+  ::setenv("OMP_WAIT_POLICY", "PASSIVE", 1);
+  ::execv("/proc/self/exe", argv);  // returns only where it fails, and then active waiting has to do
+}
+
+/// What CLI11 did not understand, in one line with the nearest name that it would have.
+std::string describe(const CLI::ParseError& error, const CLI::App& app) {
+  const auto chosen = app.get_subcommands();
+  const CLI::App& verb = chosen.empty() ? app : *chosen[0];
+  const std::vector<std::string> extras = app.remaining(/*recurse=*/true);
+  if (chosen.empty() && extras.empty()) return "name a verb: train, eval, generate or settings; see smoe --help";
+  if (extras.empty()) {
+    const std::string where = chosen.empty() ? "" : verb.get_name() + ": ";
+    return where + error.what() + (chosen.empty() ? "; see smoe --help" : "; see smoe " + verb.get_name() + " --help");
+  }
+  std::vector<std::string> known;
+  if (chosen.empty() && !extras[0].starts_with("-")) {
+    for (const CLI::App* other : app.get_subcommands([](const CLI::App*) { return true; }))
+      known.push_back(other->get_name());
+    return "there is no verb '" + extras[0] + "'" + suggest(extras[0], known);
+  }
+  for (const CLI::Option* option : verb.get_options()) {
+    for (const std::string& name : option->get_lnames()) known.push_back("--" + name);
+  }
+  const std::string where = chosen.empty() ? "" : verb.get_name() + ": ";
+  return where + "unexpected argument '" + extras[0] + "'" + suggest(extras[0].substr(0, extras[0].find('=')), known);
+}
+
+int run(int argc, char** argv) {
+  CLI::App app("Trains one sparse mixture-of-experts transformer and runs it at any compute budget.", "smoe");
+  app.footer(
+      "Example:\n  smoe train recipes/demo/smoe_dropout.toml --data text.txt --out runs/first\n"
+      "  smoe eval runs/first --k all");
+  app.require_subcommand(1);
+  app.set_version_flag("--version", version_text());
+  Program program{app, {}};
+  add_train(program);
+  add_eval(program);
+  add_generate(program);
+  add_settings(program);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::Success& request) {  // --help, --version
+    return app.exit(request);
+  } catch (const CLI::ParseError& error) {
+    return report(describe(error, app), kCallersFault);
+  }
+  wait_passively(argv);
+  return program.work();
+}
+
+}  // namespace
+}  // namespace smoe::cli
+
+int main(int argc, char** argv) {
+  using namespace smoe::cli;  // NOLINT
+  try {
+    return run(argc, argv);
+  } catch (const smoe::UserError& error) {
+    return report(error.what(), kCallersFault);
+  } catch (const smoe::Failure& error) {
+    return report(error.what(), kOurFault);
+  } catch (const c10::Error& error) {
+    return report(error.what_without_backtrace(), kOurFault);
+  } catch (const std::exception& error) {
+    return report(error.what(), kOurFault);
+  }
+}

@@ -1,0 +1,107 @@
+// smoe train: trains the model of a recipe, or goes on with a run.
+#include <csignal>
+
+#include <atomic>
+#include <cstdio>
+#include <filesystem>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "cli/verbs.h"
+#include "smoe/base/error.h"
+#include "smoe/models/model_folder.h"
+#include "smoe/train/trainer.h"
+
+namespace smoe::cli {
+namespace {
+
+struct TrainOptions {
+  std::string recipe, data, out, resume, dtype;
+  std::vector<std::string> set;
+  std::optional<int64_t> seed;
+  ComputeOptions compute;
+};
+
+std::atomic<int> stop_signal = 0;
+
+/// The first signal asks the loop to finish its step and save; a second one ends the program as usual.
+void stop_gently() {
+  struct sigaction action{};
+  action.sa_handler = [](int signal) { stop_signal.store(signal); };
+  action.sa_flags = static_cast<int>(SA_RESETHAND);
+  ::sigaction(SIGINT, &action, nullptr);
+  ::sigaction(SIGTERM, &action, nullptr);
+}
+
+Recipe read_recipe(const TrainOptions& options) {
+  Recipe recipe;
+  const Fields fields = recipe.fields();
+  read_toml_file(fields, options.recipe);
+  for (const std::string& assignment : options.set) set_field(fields, assignment);
+  if (!options.data.empty()) recipe.data.path = options.data;
+  if (options.seed) set_field(fields, concat("train.seed=", *options.seed));
+  if (options.compute.threads > 0) recipe.train.threads = options.compute.threads;
+  if (!options.compute.device.empty()) recipe.train.device = options.compute.device;
+  if (!options.dtype.empty()) set_field(fields, "train.dtype=" + options.dtype);
+  if (!recipe.data.path.empty()) recipe.data.path = std::filesystem::absolute(recipe.data.path).lexically_normal();
+  recipe.check();
+  return recipe;
+}
+
+std::unique_ptr<Trainer> make_trainer(const TrainOptions& options) {
+  options.compute.apply();
+  if (options.resume.empty()) {
+    require(!options.recipe.empty(), "train: name a recipe, or a run with --resume; see smoe train --help");
+    const std::string out =
+        options.out.empty() ? (std::filesystem::path("runs") / std::filesystem::path(options.recipe).stem()).string()
+                            : options.out;
+    return start_training(read_recipe(options), out);
+  }
+  require(options.recipe.empty() && options.set.empty() && !options.seed && options.out.empty() &&
+              options.dtype.empty() && options.compute.device.empty(),
+          "train: --resume goes on with the run's own recipe; beside it only --data and --threads make sense");
+  RunFolder run = RunFolder::open(options.resume);
+  Recipe recipe = run.recipe();
+  if (!options.data.empty()) recipe.data.path = std::filesystem::absolute(options.data).lexically_normal();
+  if (options.compute.threads > 0) recipe.train.threads = options.compute.threads;
+  return std::make_unique<Trainer>(std::move(run), recipe);
+}
+
+int train(const TrainOptions& options) {
+  const std::unique_ptr<Trainer> trainer = make_trainer(options);
+  const std::string run = trainer->folder().path().string();
+  stop_gently();
+  if (trainer->run(stop_signal, stderr)) {
+    std::printf("%s: done, %lld steps. Next:\n  smoe eval %s --split test\n  smoe generate %s --prompt \"The \"\n",
+                run.c_str(), static_cast<long long>(trainer->step()), run.c_str(), run.c_str());
+    return 0;
+  }
+  std::printf("%s: stopped and saved at step %lld. Go on with:\n  smoe train --resume %s\n", run.c_str(),
+              static_cast<long long>(trainer->step()), run.c_str());
+  return 128 + stop_signal.load();
+}
+
+}  // namespace
+
+void add_train(Program& program) {
+  CLI::App* verb = add_verb(program, "train", "train the model of a recipe, or go on with a run",
+                            "smoe train recipes/demo/smoe_dropout.toml --data text.txt --out runs/first --set "
+                            "train.steps=500\n  smoe train --resume runs/first");
+  const auto options = std::make_shared<TrainOptions>();
+  verb->add_option("recipe", options->recipe, "the recipe, a TOML file (smoe settings lists its keys)")
+      ->type_name("RECIPE.toml");
+  verb->add_option("--data", options->data, "text file, split 90/5/5 by position, or folder with train, valid and test")
+      ->type_name("FILE|DIR");
+  verb->add_option("--out", options->out, "folder of the run; default runs/NAME-OF-THE-RECIPE")->type_name("RUN");
+  verb->add_option("--resume", options->resume, "go on with this run from its last checkpoint")->type_name("RUN");
+  verb->add_option("--set", options->set, "set one key of the recipe; may stand more than once")
+      ->type_name("KEY=VALUE")
+      ->allow_extra_args(false);
+  verb->add_option("--seed", options->seed, "seed of weights and dropout (train.seed)")->type_name("N");
+  verb->add_option("--dtype", options->dtype, "fp32 or bf16 matrix products (train.dtype)")->type_name("NAME");
+  options->compute.add_to(*verb);
+  verb->callback([&program, options] { program.work = [options] { return train(*options); }; });
+}
+
+}  // namespace smoe::cli

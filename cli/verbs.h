@@ -1,0 +1,39 @@
+// The verbs of the tool, one file each.
+#pragma once
+
+#include <CLI/CLI.hpp>
+
+#include <cstdint>
+#include <functional>
+#include <string>
+
+namespace smoe::cli {
+
+/// What parsing the command line decides: the verb's work, to be done once all of it is known to be right.
+struct Program {
+  CLI::App& app;
+  std::function<int()> work;  ///< returns the exit code
+};
+
+void add_train(Program& program);     // train.cpp
+void add_eval(Program& program);      // eval.cpp
+void add_generate(Program& program);  // generate.cpp
+void add_settings(Program& program);  // settings.cpp
+
+/// Adds a verb with its line of help and an example that stands below its options.
+CLI::App* add_verb(Program& program, const std::string& name, const std::string& help, const std::string& example);
+
+/// --threads and --device, which all computing verbs share.
+struct ComputeOptions {
+  int64_t threads = 0;
+  std::string device;
+
+  void add_to(CLI::App& verb);
+  /// Sets LibTorch's threads; throws UserError for a device that is not there.
+  void apply() const;
+};
+
+/// Three lines: smoe, LibTorch, processor and threads.
+std::string version_text();
+
+}  // namespace smoe::cli
