@@ -6,8 +6,12 @@ if(SMOE_CCACHE AND NOT CMAKE_CXX_COMPILER_LAUNCHER)
   set(CMAKE_CXX_COMPILER_LAUNCHER ${CMAKE_COMMAND} -E env CCACHE_SLOPPINESS=pch_defines,time_macros,include_file_mtime,include_file_ctime ${SMOE_CCACHE})
 endif()
 
+# at::parallel_for is a template that without this runs on one thread and says nothing. LibTorch brings the runtime.
+find_package(OpenMP REQUIRED COMPONENTS CXX)
+
 function(smoe_target target)
   target_compile_features(${target} PUBLIC cxx_std_20)
+  target_link_libraries(${target} PRIVATE OpenMP::OpenMP_CXX)
   # -fPIC everywhere, executables too, so that one precompiled header serves all targets.
   target_compile_options(${target} PRIVATE -fPIC -Wall -Wextra -Wshadow -Wnon-virtual-dtor
                                            $<$<BOOL:${SMOE_WARNINGS_AS_ERRORS}>:-Werror>)
