@@ -29,8 +29,8 @@ void activate_into(at::Tensor out, const at::Tensor& x, Activation activation) {
     case Activation::kGelu: at::gelu_out(out, x); return;
     case Activation::kGeluTanh: at::gelu_out(out, x, "tanh"); return;
     case Activation::kSilu: at::silu_out(out, x); return;
+    default: throw Failure("activate: a gated activation is no function of one element");
   }
-  throw Failure("activate: no such activation");
 }
 
 /// The function of each element, the same bits wherever in x it stands: LibTorch's scalar loop, which takes the elements
@@ -76,8 +76,16 @@ class ActivateFunction : public torch::autograd::Function<ActivateFunction> {
 }  // namespace
 
 const std::vector<std::string>& activation_names() {
-  static const std::vector<std::string> names = {"relu", "gelu", "gelu_tanh", "silu"};  // in the order of the enum
+  static const std::vector<std::string> names = {"relu",  "gelu",  "gelu_tanh",  "silu",  // in the order of the enum
+                                                 "reglu", "geglu", "geglu_tanh", "swiglu"};
   return names;
+}
+
+bool is_gated(Activation activation) { return activation >= Activation::kReglu; }
+
+Activation gate_function(Activation activation) {
+  const int plain = static_cast<int>(Activation::kReglu);
+  return is_gated(activation) ? static_cast<Activation>(static_cast<int>(activation) - plain) : activation;
 }
 
 Activation parse_activation(const std::string& name) {
@@ -88,6 +96,10 @@ Activation parse_activation(const std::string& name) {
 }
 
 at::Tensor activate(const at::Tensor& x, Activation activation) {
+  if (is_gated(activation)) {
+    const int64_t width = x.size(-1) / 2;
+    return activate(x.narrow(-1, 0, width), gate_function(activation)) * x.narrow(-1, width, width);
+  }
   if (activation == Activation::kRelu) return at::relu(x);  // exact, whichever loop takes the element
   return ActivateFunction::apply(x, static_cast<int64_t>(activation));
 }
@@ -98,8 +110,8 @@ at::Tensor activate_backward(const at::Tensor& gradient, const at::Tensor& x, Ac
     case Activation::kGelu: return at::gelu_backward(gradient, x);
     case Activation::kGeluTanh: return at::gelu_backward(gradient, x, "tanh");
     case Activation::kSilu: return at::silu_backward(gradient, x);
+    default: throw Failure("activate_backward: a gated activation is no function of one element");
   }
-  throw Failure("activate_backward: no such activation");
 }
 
 }  // namespace smoe

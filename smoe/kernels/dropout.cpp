@@ -91,6 +91,15 @@ at::Tensor expert_dropout_mask(const at::Tensor& token, int64_t expert, int64_t 
   return mask;
 }
 
+void fill_expert_mask(const int32_t* token, int64_t rows, int64_t expert, int64_t first_unit, int64_t units, double p,
+                      uint64_t key, float* out) {
+  const Bernoulli keep(p);
+  for (int64_t r = 0; r < rows; ++r) {
+    const uint64_t high = (static_cast<uint64_t>(expert) << 32) | static_cast<uint32_t>(token[r]);
+    fill_mask(out + r * units, units, key, static_cast<uint64_t>(first_unit / 4), high, keep);
+  }
+}
+
 at::Tensor dropout(const at::Tensor& x, double p, uint64_t key) {
   if (p == 0) return x;
   return DropoutFunction::apply(x, p, static_cast<int64_t>(key));

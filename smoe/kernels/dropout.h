@@ -19,4 +19,9 @@ at::Tensor dropout_mask(int64_t count, double p, uint64_t key);
 /// function of (key, token[r], expert, h). token: int64 [R] on the CPU. The key stands for layer and step.
 at::Tensor expert_dropout_mask(const at::Tensor& token, int64_t expert, int64_t hidden, double p, uint64_t key);
 
+/// The same mask for some units of some rows, into out [rows, units]: element (r, i) is that of token[r] and unit
+/// first_unit + i; first_unit a multiple of 4. For kernels that work on tiles.
+void fill_expert_mask(const int32_t* token, int64_t rows, int64_t expert, int64_t first_unit, int64_t units, double p,
+                      uint64_t key, float* out);
+
 }  // namespace smoe

@@ -1,7 +1,22 @@
+// The operators smoe::moe_mlp, smoe::moe_mlp_forward and smoe::moe_mlp_backward. The first is what callers see; the other
+// two are what autograd and tracing see of it, each with shapes that follow from those of its inputs alone.
 #include "smoe/kernels/moe_mlp.h"
 
+#include <ATen/core/LegacyTypeDispatch.h>
+#include <ATen/core/dispatch/Dispatcher.h>
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
+#include <c10/core/impl/LocalDispatchKeySet.h>
+#include <torch/csrc/autograd/autograd.h>
+#include <torch/csrc/autograd/custom_function.h>
+#include <torch/library.h>
+
+#include <algorithm>
 #include <cstdlib>
+#include <optional>
 #include <string>
+#include <tuple>
 
 #include "smoe/base/error.h"
 #include "smoe/base/suggest.h"
@@ -10,14 +25,21 @@
 namespace smoe {
 namespace {
 
-void check_arguments(const at::Tensor& x, const at::Tensor& expert, const at::Tensor& weight, const MlpWeights& w) {
+using torch::autograd::AutogradContext;
+using torch::autograd::variable_list;
+
+void check_arguments(const MlpCall& call) {
+  const auto& [x, expert, weight, w, options] = call;
   require(w.w1.dim() == 3 && w.w2.dim() == 3, "moe_mlp: w1 must be [E, H, D] and w2 [E, D, H], got ", w.w1.sizes(),
           " and ", w.w2.sizes());
-  const int64_t E = w.w1.size(0), H = w.w1.size(1), D = w.w1.size(2);
+  const int64_t halves = is_gated(options.activation) ? 2 : 1;
+  const int64_t E = w.w1.size(0), rows = w.w1.size(1), H = rows / halves, D = w.w1.size(2);
+  require(rows % halves == 0, "moe_mlp: with a gated activation w1 must be [E, 2 H, D], got ", w.w1.sizes());
   require(w.w2.sizes() == at::IntArrayRef({E, D, H}), "moe_mlp: w2 must be [E, D, H] = [", E, ", ", D, ", ", H,
           "], got ", w.w2.sizes());
-  require(!w.b1.defined() || w.b1.sizes() == at::IntArrayRef({E, H}), "moe_mlp: b1 must be [E, H] = [", E, ", ", H,
-          "], got ", w.b1.defined() ? w.b1.sizes() : at::IntArrayRef());
+  require(!w.b1.defined() || w.b1.sizes() == at::IntArrayRef({E, rows}), "moe_mlp: b1 must be [E, ",
+          halves == 2 ? "2 H" : "H", "] = [", E, ", ", rows, "], got ",
+          w.b1.defined() ? w.b1.sizes() : at::IntArrayRef());
   require(!w.b2.defined() || w.b2.sizes() == at::IntArrayRef({E, D}), "moe_mlp: b2 must be [E, D] = [", E, ", ", D,
           "], got ", w.b2.defined() ? w.b2.sizes() : at::IntArrayRef());
   require(x.dim() == 2 && x.size(1) == D, "moe_mlp: x must be [T, D = ", D, "], got ", x.sizes());
@@ -27,6 +49,8 @@ void check_arguments(const at::Tensor& x, const at::Tensor& expert, const at::Te
           "moe_mlp: expert must be int32 or int64, got ", expert.scalar_type());
   require(weight.sizes() == expert.sizes(), "moe_mlp: weight must have the shape of expert, ", expert.sizes(), ", got ",
           weight.sizes());
+  require(options.dropout_p >= 0 && options.dropout_p < 1, "moe_mlp: dropout must be in [0, 1), got ",
+          options.dropout_p);
 }
 
 /// Whether the environment asks for the plain body. Read at each call, so that a program can compare the two.
@@ -38,16 +62,208 @@ bool reference_is_forced() {
   return !kernel.empty();
 }
 
+using MaybeTensor = std::optional<at::Tensor>;
+
+MlpCall make_call(const at::Tensor& x, const at::Tensor& expert, const at::Tensor& weight, const at::Tensor& w1,
+                  const MaybeTensor& b1, const at::Tensor& w2, const MaybeTensor& b2, c10::string_view activation,
+                  double dropout_p, int64_t dropout_key) {
+  const MlpOptions options{.activation = parse_activation(std::string(activation)),
+                           .dropout_p = dropout_p,
+                           .dropout_key = static_cast<uint64_t>(dropout_key)};
+  MlpCall call{x, expert, weight, {w1, b1.value_or(at::Tensor()), w2, b2.value_or(at::Tensor())}, options};
+  check_arguments(call);
+  return call;
+}
+
+bool takes_reference(const MlpCall& call, bool reference) {
+  return reference || !moe_mlp_cpu_takes(call.x, call.weights, call.options.activation);
+}
+
+at::Tensor run_reference(const MlpCall& call) {
+  return moe_mlp_reference(call.x, call.weight, call.weights, make_dispatch_plan(call.expert, call.weights.w1.size(0)),
+                           call.options);
+}
+
+/// smoe::moe_mlp_forward.
+std::tuple<at::Tensor, at::Tensor> forward_kernel(const at::Tensor& x, const at::Tensor& expert,
+                                                  const at::Tensor& weight, const at::Tensor& w1, const MaybeTensor& b1,
+                                                  const at::Tensor& w2, const MaybeTensor& b2,
+                                                  c10::string_view activation, double dropout_p, int64_t dropout_key,
+                                                  bool keep_hidden, bool reference) {
+  const at::NoGradGuard no_grad;
+  const MlpCall call = make_call(x, expert, weight, w1, b1, w2, b2, activation, dropout_p, dropout_key);
+  if (takes_reference(call, reference)) return {run_reference(call), at::empty({0, w1.size(1)}, x.options())};
+  const MlpForward result = moe_mlp_cpu_forward(call, keep_hidden);
+  return {result.y, result.hidden};
+}
+
+/// The plain body once more, now with autograd, which the dispatcher has switched off below an operator.
+MlpGradients reference_backward(MlpCall call, const at::Tensor& gradient, const MlpWanted& wanted) {
+  const c10::impl::LocalDispatchKeySet local = c10::impl::tls_local_dispatch_key_set();
+  const c10::impl::ForceDispatchKeyGuard with_autograd(
+      local.included_,
+      local.excluded_ - c10::autograd_dispatch_keyset - c10::DispatchKeySet(c10::DispatchKey::ADInplaceOrView));
+  const at::AutoGradMode grad(true);
+  const std::array<at::Tensor*, 6> inputs = {&call.x,          &call.weight,     &call.weights.w1,
+                                             &call.weights.b1, &call.weights.w2, &call.weights.b2};
+  variable_list asked;
+  for (size_t i = 0; i < inputs.size(); ++i) {
+    if (inputs[i]->defined()) *inputs[i] = inputs[i]->detach().requires_grad_(wanted[i]);
+    if (wanted[i]) asked.push_back(*inputs[i]);
+  }
+  const variable_list found = torch::autograd::grad({run_reference(call)}, asked, {gradient});
+  MlpGradients out;
+  size_t next = 0;
+  for (size_t i = 0; i < inputs.size(); ++i) {
+    if (wanted[i]) out[i] = found[next++];
+  }
+  return out;
+}
+
+using SixTensors = std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor>;
+
+/// smoe::moe_mlp_backward; a gradient that is not wanted is an empty tensor.
+SixTensors backward_kernel(const at::Tensor& gradient, const at::Tensor& x, const at::Tensor& expert,
+                           const at::Tensor& weight, const at::Tensor& w1, const MaybeTensor& b1, const at::Tensor& w2,
+                           const MaybeTensor& b2, const at::Tensor& hidden, c10::string_view activation,
+                           double dropout_p, int64_t dropout_key, std::array<bool, 6> wanted, bool reference) {
+  const MlpCall call = make_call(x, expert, weight, w1, b1, w2, b2, activation, dropout_p, dropout_key);
+  MlpGradients out = takes_reference(call, reference) ? reference_backward(call, gradient, wanted)
+                                                      : moe_mlp_cpu_backward(call, hidden, gradient, wanted);
+  for (at::Tensor& each : out) {
+    if (!each.defined()) each = at::empty({0}, x.options());
+  }
+  return {out[0], out[1], out[2], out[3], out[4], out[5]};
+}
+
+std::tuple<at::Tensor, at::Tensor> forward_meta(const at::Tensor& x, const at::Tensor& expert, const at::Tensor&,
+                                                const at::Tensor& w1, const MaybeTensor&, const at::Tensor&,
+                                                const MaybeTensor&, c10::string_view, double, int64_t, bool keep_hidden,
+                                                bool reference) {
+  const c10::SymInt rows = keep_hidden && !reference ? x.sym_size(0) * expert.sym_size(1) : c10::SymInt(0);
+  return {at::empty_like(x, at::MemoryFormat::Contiguous), at::empty_symint({rows, w1.sym_size(1)}, x.options())};
+}
+
+SixTensors backward_meta(const at::Tensor&, const at::Tensor& x, const at::Tensor&, const at::Tensor& weight,
+                         const at::Tensor& w1, const MaybeTensor& b1, const at::Tensor& w2, const MaybeTensor& b2,
+                         const at::Tensor&, c10::string_view, double, int64_t, std::array<bool, 6> wanted, bool) {
+  const auto like = [&](size_t i, const at::Tensor& of) {
+    return wanted[i] ? at::empty_like(of, at::MemoryFormat::Contiguous) : at::empty({0}, x.options());
+  };
+  const at::Tensor none;
+  return {like(0, x),  like(1, weight),           like(2, w1), like(3, b1.value_or(none)),
+          like(4, w2), like(5, b2.value_or(none))};
+}
+
+class MoeMlpFunction : public torch::autograd::Function<MoeMlpFunction> {
+ public:
+  static at::Tensor forward(AutogradContext* context, const at::Tensor& x, const at::Tensor& expert,
+                            const at::Tensor& weight, const at::Tensor& w1, const MaybeTensor& b1, const at::Tensor& w2,
+                            const MaybeTensor& b2, const std::string& activation, double dropout_p, int64_t dropout_key,
+                            bool keep_hidden) {
+    static const auto op =
+        c10::Dispatcher::singleton().findSchemaOrThrow("smoe::moe_mlp_forward", "").typed<decltype(forward_kernel)>();
+    const at::AutoDispatchBelowADInplaceOrView below;
+    const bool reference = reference_is_forced();
+    const auto [y, hidden] =
+        op.call(x, expert, weight, w1, b1, w2, b2, activation, dropout_p, dropout_key, keep_hidden, reference);
+    const at::Tensor none;
+    const at::Tensor bias1 = b1.value_or(none), bias2 = b2.value_or(none);
+    context->save_for_backward({x, expert, weight, w1, bias1, w2, bias2, hidden});
+    const std::array<at::Tensor, 6> inputs = {x, weight, w1, bias1, w2, bias2};
+    c10::List<bool> wanted;
+    for (const at::Tensor& input : inputs) wanted.push_back(input.defined() && input.requires_grad());
+    context->saved_data["wanted"] = wanted;
+    context->saved_data["activation"] = activation;
+    context->saved_data["dropout_p"] = dropout_p;
+    context->saved_data["dropout_key"] = dropout_key;
+    context->saved_data["reference"] = reference;
+    return y;
+  }
+
+  static variable_list backward(AutogradContext* context, variable_list gradients) {
+    static const auto op =
+        c10::Dispatcher::singleton().findSchemaOrThrow("smoe::moe_mlp_backward", "").typed<decltype(backward_kernel)>();
+    const variable_list s = context->get_saved_variables();
+    auto& data = context->saved_data;
+    std::array<bool, 6> wanted{};
+    const c10::List<bool> asked = data["wanted"].toBoolList();
+    for (size_t i = 0; i < wanted.size(); ++i) wanted[i] = asked[i];
+    const auto given = [](const at::Tensor& b) { return b.defined() ? MaybeTensor(b) : std::nullopt; };
+    const at::AutoDispatchBelowADInplaceOrView below;  // there is no second derivative
+    auto [x, weight, w1, b1, w2, b2] = op.call(gradients[0], s[0], s[1], s[2], s[3], given(s[4]), s[5], given(s[6]),
+                                               s[7], data["activation"].toStringRef(), data["dropout_p"].toDouble(),
+                                               data["dropout_key"].toInt(), wanted, data["reference"].toBool());
+    std::array<at::Tensor, 6> out = {x, weight, w1, b1, w2, b2};
+    for (size_t i = 0; i < out.size(); ++i) {
+      if (!wanted[i]) out[i] = at::Tensor();
+    }
+    const at::Tensor none;
+    return {out[0], none, out[1], out[2], out[3], out[4], out[5], none, none, none, none};
+  }
+};
+
+bool wants_gradient(const at::Tensor& t) { return t.defined() && t.requires_grad(); }
+
+/// smoe::moe_mlp where autograd may want to know.
+at::Tensor with_autograd(const at::Tensor& x, const at::Tensor& expert, const at::Tensor& weight, const at::Tensor& w1,
+                         const MaybeTensor& b1, const at::Tensor& w2, const MaybeTensor& b2,
+                         c10::string_view activation, double dropout_p, int64_t dropout_key) {
+  const at::Tensor none;
+  const std::array<at::Tensor, 6> inputs = {x, weight, w1, b1.value_or(none), w2, b2.value_or(none)};
+  const bool keep = at::GradMode::is_enabled() && std::any_of(inputs.begin(), inputs.end(), wants_gradient);
+  return MoeMlpFunction::apply(x, expert, weight, w1, b1, w2, b2, std::string(activation), dropout_p, dropout_key,
+                               keep);
+}
+
+/// smoe::moe_mlp where it does not.
+at::Tensor without_autograd(const at::Tensor& x, const at::Tensor& expert, const at::Tensor& weight,
+                            const at::Tensor& w1, const MaybeTensor& b1, const at::Tensor& w2, const MaybeTensor& b2,
+                            c10::string_view activation, double dropout_p, int64_t dropout_key) {
+  static const auto op =
+      c10::Dispatcher::singleton().findSchemaOrThrow("smoe::moe_mlp_forward", "").typed<decltype(forward_kernel)>();
+  return std::get<0>(op.call(x, expert, weight, w1, b1, w2, b2, activation, dropout_p, dropout_key,
+                             /*keep_hidden=*/false, reference_is_forced()));
+}
+
 }  // namespace
+
+TORCH_LIBRARY_FRAGMENT(smoe, m) {
+  m.def(
+      "moe_mlp(Tensor x, Tensor expert, Tensor weight, Tensor w1, Tensor? b1, Tensor w2, Tensor? b2, "
+      "str activation='relu', float dropout_p=0.0, int dropout_key=0) -> Tensor");
+  m.def(
+      "moe_mlp_forward(Tensor x, Tensor expert, Tensor weight, Tensor w1, Tensor? b1, Tensor w2, Tensor? b2, "
+      "str activation, float dropout_p, int dropout_key, bool keep_hidden, bool reference) -> (Tensor, Tensor)");
+  m.def(
+      "moe_mlp_backward(Tensor gradient, Tensor x, Tensor expert, Tensor weight, Tensor w1, Tensor? b1, Tensor w2, "
+      "Tensor? b2, Tensor hidden, str activation, float dropout_p, int dropout_key, bool[6] wanted, bool reference) "
+      "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
+}
+
+TORCH_LIBRARY_IMPL(smoe, CompositeExplicitAutograd, m) { m.impl("moe_mlp", without_autograd); }
+TORCH_LIBRARY_IMPL(smoe, Autograd, m) { m.impl("moe_mlp", with_autograd); }
+
+TORCH_LIBRARY_IMPL(smoe, CPU, m) {
+  m.impl("moe_mlp_forward", forward_kernel);
+  m.impl("moe_mlp_backward", backward_kernel);
+}
+TORCH_LIBRARY_IMPL(smoe, CUDA, m) {
+  m.impl("moe_mlp_forward", forward_kernel);
+  m.impl("moe_mlp_backward", backward_kernel);
+}
+TORCH_LIBRARY_IMPL(smoe, Meta, m) {
+  m.impl("moe_mlp_forward", forward_meta);
+  m.impl("moe_mlp_backward", backward_meta);
+}
 
 at::Tensor moe_mlp(const at::Tensor& x, const at::Tensor& expert, const at::Tensor& weight, const MlpWeights& weights,
                    Activation activation, double dropout_p, uint64_t dropout_key) {
-  check_arguments(x, expert, weight, weights);
-  require(dropout_p >= 0 && dropout_p < 1, "moe_mlp: dropout must be in [0, 1), got ", dropout_p);
-  const DispatchPlan plan = make_dispatch_plan(expert, weights.w1.size(0));
-  const MlpOptions options{.activation = activation, .dropout_p = dropout_p, .dropout_key = dropout_key};
-  if (!reference_is_forced() && moe_mlp_cpu_takes(x, weights)) return moe_mlp_cpu(x, weight, weights, plan, options);
-  return moe_mlp_reference(x, weight, weights, plan, options);
+  static const auto op =
+      c10::Dispatcher::singleton().findSchemaOrThrow("smoe::moe_mlp", "").typed<decltype(with_autograd)>();
+  const auto given = [](const at::Tensor& b) { return b.defined() ? MaybeTensor(b) : std::nullopt; };
+  return op.call(x, expert, weight, weights.w1, given(weights.b1), weights.w2, given(weights.b2),
+                 activation_names()[static_cast<size_t>(activation)], dropout_p, static_cast<int64_t>(dropout_key));
 }
 
 }  // namespace smoe

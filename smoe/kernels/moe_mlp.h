@@ -11,8 +11,8 @@ namespace smoe {
 
 /// The weights of one group of feed-forward experts. Biases may be undefined.
 struct MlpWeights {
-  at::Tensor w1;  ///< [E, H, D]
-  at::Tensor b1;  ///< [E, H]
+  at::Tensor w1;  ///< [E, H, D]; [E, 2 H, D] with a gated activation, gate rows first
+  at::Tensor b1;  ///< [E, H]; [E, 2 H]
   at::Tensor w2;  ///< [E, D, H]
   at::Tensor b2;  ///< [E, D]
 };
@@ -22,7 +22,7 @@ struct MlpWeights {
 /// x [T, D] fp32, fp64 or bf16; expert [T, K] int32 or int64, distinct within a token; weight [T, K]. Ids outside [0, E)
 /// are empty slots (−1, and the sentinel E). The sum runs in ascending expert id. With bf16 x the weights' copies are
 /// rounded to bf16 and products are accumulated in fp32. Dropout's mask is a function of (key, token, expert, unit)
-/// (kernels/dropout.h). A row's bits depend on that row, its routing and the weights alone. Differentiable in x, weight
+/// (kernels/dropout.h). Weights that stay as they are between calls are packed for the products once. A row's bits depend on that row, its routing and the weights alone. Differentiable in x, weight
 /// and the weights; an expert without tokens gets a zero gradient. Throws UserError where shapes or types do not fit.
 /// The environment variable SMOE_KERNEL=reference forces the plain body, which every faster one agrees with to rounding.
 at::Tensor moe_mlp(const at::Tensor& x, const at::Tensor& expert, const at::Tensor& weight, const MlpWeights& weights,

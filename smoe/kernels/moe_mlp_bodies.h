@@ -1,6 +1,8 @@
 // The bodies of moe_mlp, which it chooses between; they agree to rounding.
 #pragma once
 
+#include <array>
+
 #include "smoe/kernels/dispatch.h"
 #include "smoe/kernels/moe_mlp.h"
 
@@ -12,15 +14,38 @@ struct MlpOptions {
   uint64_t dropout_key = 0;
 };
 
-/// Any device, any floating dtype (moe_mlp_reference.cpp).
+/// Any device, any floating dtype, in LibTorch's operators and with their autograd (moe_mlp_reference.cpp).
 at::Tensor moe_mlp_reference(const at::Tensor& x, const at::Tensor& weight, const MlpWeights& weights,
                              const DispatchPlan& plan, const MlpOptions& options);
 
-/// Whether moe_mlp_cpu computes in this device and dtype.
-bool moe_mlp_cpu_takes(const at::Tensor& x, const MlpWeights& weights);
+/// A call of the CPU body: x [T, D], expert [T, K], weight [T, K], as moe_mlp has them.
+struct MlpCall {
+  at::Tensor x, expert, weight;
+  MlpWeights weights;
+  MlpOptions options;
+};
 
-/// fp32 and fp64 on the CPU, whole experts side by side on the threads (moe_mlp_cpu.cpp).
-at::Tensor moe_mlp_cpu(const at::Tensor& x, const at::Tensor& weight, const MlpWeights& weights,
-                       const DispatchPlan& plan, const MlpOptions& options);
+/// Whether the CPU body computes in this device and dtypes on this processor: fp32 with fp32 weights, or bf16 with bf16
+/// or fp32 weights (and with a gated activation an even H).
+bool moe_mlp_cpu_takes(const at::Tensor& x, const MlpWeights& weights, Activation activation);
+
+/// What the forward pass leaves: y [T, D], and for the backward pass, where it was asked for, the hidden rows before
+/// their activation [T · K, H or 2 H] in the dtype of x, grouped by expert (kernels/expert_rows.h); rows past the last
+/// are arbitrary.
+struct MlpForward {
+  at::Tensor y, hidden;
+};
+
+/// (moe_mlp_cpu_forward.cpp)
+MlpForward moe_mlp_cpu_forward(const MlpCall& call, bool keep_hidden);
+
+/// Which gradients are wanted, and the gradients: of x, weight, w1, b1, w2, b2. What is not wanted, or is not there, is
+/// undefined. A gradient has the dtype of what it is of; weights' are summed in fp32.
+using MlpWanted = std::array<bool, 6>;
+using MlpGradients = std::array<at::Tensor, 6>;
+
+/// From the gradient [T, D] of y and the hidden rows (moe_mlp_cpu_backward.cpp).
+MlpGradients moe_mlp_cpu_backward(const MlpCall& call, const at::Tensor& hidden, const at::Tensor& gradient,
+                                  const MlpWanted& wanted);
 
 }  // namespace smoe

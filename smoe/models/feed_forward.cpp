@@ -10,8 +10,9 @@ namespace smoe {
 FeedForward::FeedForward(int64_t width, int64_t hidden, Activation activation, double init_std,
                          const RandomStream& random)
     : activation_(activation) {
-  w1_ = register_parameter("w1", at::empty({hidden, width}));
-  b1_ = register_parameter("b1", at::zeros({hidden}));
+  const int64_t rows = is_gated(activation) ? 2 * hidden : hidden;
+  w1_ = register_parameter("w1", at::empty({rows, width}));
+  b1_ = register_parameter("b1", at::zeros({rows}));
   w2_ = register_parameter("w2", at::empty({width, hidden}));
   b2_ = register_parameter("b2", at::zeros({width}));
   random.at("w1").fill_normal(w1_, 0, init_std);

@@ -9,7 +9,7 @@
 
 namespace smoe {
 
-/// W2 · drop(act(W1 x + b1)) + b2, W1 [F, D], W2 [D, F].
+/// W2 · drop(act(W1 x + b1)) + b2, W1 [F, D] ([2 F, D] with a gated activation), W2 [D, F].
 class FeedForward : public torch::nn::Module {
  public:
   FeedForward(int64_t width, int64_t hidden, Activation activation, double init_std, const RandomStream& random);
@@ -17,8 +17,8 @@ class FeedForward : public torch::nn::Module {
   /// x [T, D] → [T, D]; `dropout` is 0 at evaluation.
   at::Tensor forward(const at::Tensor& x, double dropout, uint64_t dropout_key, Precision precision);
 
-  int64_t flops_per_token() const { return 4 * w1_.numel(); }
-  int64_t parameter_count() const { return 2 * w1_.numel() + b1_.numel() + b2_.numel(); }
+  int64_t flops_per_token() const { return 2 * (w1_.numel() + w2_.numel()); }
+  int64_t parameter_count() const { return w1_.numel() + w2_.numel() + b1_.numel() + b2_.numel(); }
 
  private:
   Activation activation_;

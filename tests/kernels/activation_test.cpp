@@ -22,13 +22,16 @@ double formula(double x, Activation activation) {
     case Activation::kGelu: return 0.5 * x * (1 + std::erf(x / std::sqrt(2.0)));
     case Activation::kGeluTanh: return 0.5 * x * (1 + std::tanh(std::sqrt(2 / M_PI) * (x + 0.044715 * x * x * x)));
     case Activation::kSilu: return x / (1 + std::exp(-x));
+    default: return NAN;
   }
-  return NAN;
 }
 
 TEST(Activation, NamesComeInTheOrderOfTheEnum) {
-  EXPECT_EQ(activation_names(), (std::vector<std::string>{"relu", "gelu", "gelu_tanh", "silu"}));
-  for (size_t i = 0; i < kAll.size(); ++i) EXPECT_EQ(parse_activation(activation_names()[i]), kAll[i]);
+  EXPECT_EQ(activation_names(),
+            (std::vector<std::string>{"relu", "gelu", "gelu_tanh", "silu", "reglu", "geglu", "geglu_tanh", "swiglu"}));
+  for (size_t i = 0; i < activation_names().size(); ++i) {
+    EXPECT_EQ(parse_activation(activation_names()[i]), static_cast<Activation>(i));
+  }
   EXPECT_NE(message_of([] { parse_activation("rleu"); }).find("did you mean 'relu'?"), std::string::npos);
 }
 
@@ -41,6 +44,19 @@ TEST(Activation, EqualsTheFormula) {
       ASSERT_NEAR(y[i].item<double>(), want, 1e-14);
       ASSERT_NEAR(y32[i].item<float>(), want, 2e-6);
     }
+  }
+}
+
+TEST(Activation, GatedOnesMultiplyTheirHalves) {
+  const at::Tensor x = torch::linspace(-2, 2, 60, torch::kFloat64).view({5, 12});
+  const std::vector<at::Tensor> halves = x.split(6, 1);
+  for (size_t i = 0; i < kAll.size(); ++i) {
+    const auto gated = static_cast<Activation>(i + kAll.size());
+    EXPECT_TRUE(is_gated(gated) && !is_gated(kAll[i]));
+    EXPECT_EQ(gate_function(gated), kAll[i]);
+    EXPECT_TRUE(torch::allclose(activate(x, gated), activate(halves[0].contiguous(), kAll[i]) * halves[1], 0, 1e-15));
+    gradcheck([&] { return activate(x, gated); }, {{"x", x}}, {.tolerance = 1e-8});
+    x.set_requires_grad(false);
   }
 }
 

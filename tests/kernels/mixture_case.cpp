@@ -24,8 +24,8 @@ double act(double x, Activation activation) {
     case Activation::kGelu: return x * 0.5 * (1 + std::erf(x / std::sqrt(2.0)));
     case Activation::kGeluTanh: return 0.5 * x * (1 + std::tanh(std::sqrt(2 / M_PI) * (x + 0.044715 * x * x * x)));
     case Activation::kSilu: return x / (1 + std::exp(-x));
+    default: return NAN;
   }
-  return NAN;
 }
 
 }  // namespace
@@ -33,7 +33,7 @@ double act(double x, Activation activation) {
 std::string MixtureCase::describe() const {
   std::ostringstream out;
   out << "T " << tokens() << ", K " << expert.size(1) << ", E " << experts() << ", D " << x.size(1) << ", H "
-      << weights.w1.size(1) << (weights.b1.defined() ? ", b1" : "") << (weights.b2.defined() ? ", b2" : "") << ", "
+      << weights.w2.size(2) << (weights.b1.defined() ? ", b1" : "") << (weights.b2.defined() ? ", b2" : "") << ", "
       << activation_names()[static_cast<size_t>(activation)] << ", dropout " << dropout_p << " key " << dropout_key
       << ", " << expert.scalar_type() << " ids";
   if (expert.numel() > 0 && expert.numel() <= 40) out << "\n" << expert;
@@ -60,9 +60,11 @@ MixtureCase MixtureCase::select(const at::Tensor& rows) const {
 MixtureCase make_case(const CaseShape& s, uint64_t seed, at::ScalarType exact_in) {
   MixtureCase c;
   const auto draw = [&](uint64_t which, at::IntArrayRef shape) { return normal(shape, seed * 100 + which, exact_in); };
+  const int64_t rows = is_gated(s.activation) ? 2 * s.H : s.H;
+  c.activation = s.activation;
   c.x = draw(1, {s.T, s.D});
-  c.weights.w1 = draw(2, {s.E, s.H, s.D});
-  if (s.b1) c.weights.b1 = draw(3, {s.E, s.H});
+  c.weights.w1 = draw(2, {s.E, rows, s.D});
+  if (s.b1) c.weights.b1 = draw(3, {s.E, rows});
   c.weights.w2 = draw(4, {s.E, s.D, s.H});
   if (s.b2) c.weights.b2 = draw(5, {s.E, s.D});
   c.weight = draw(6, {s.T, s.K});
@@ -79,8 +81,8 @@ MixtureCase random_case(std::mt19937_64& random, at::ScalarType exact_in) {
   s.K = below(6) == 0 ? s.E : below(6) == 0 ? 1 : 1 + below(static_cast<uint64_t>(s.E));
   s.b1 = below(4) != 0;
   s.b2 = below(4) != 0;
+  s.activation = static_cast<Activation>(below(activation_names().size()));
   MixtureCase c = make_case(s, random() >> 16, exact_in);
-  c.activation = static_cast<Activation>(below(4));
   if (below(3) == 0) {
     c.dropout_p = 0.05 + 0.9 * static_cast<double>(below(1000)) / 1000;
     c.dropout_key = random();
@@ -107,7 +109,9 @@ Expected naive_mixture(const MixtureCase& c) {
   const double *x = data(xs), *weight = data(weights), *w1 = data(w1s), *b1 = data(b1s), *w2 = data(w2s),
                *b2 = data(b2s);
   const int64_t* expert = experts.data_ptr<int64_t>();
-  const int64_t E = w1s.size(0), H = w1s.size(1), D = w1s.size(2), T = xs.size(0), K = experts.size(1);
+  const int64_t E = w2s.size(0), D = w2s.size(1), H = w2s.size(2), T = xs.size(0), K = experts.size(1);
+  const int64_t halves = is_gated(c.activation) ? 2 : 1;
+  const Activation gate = gate_function(c.activation);
   Expected out{torch::zeros({T, D}, torch::kFloat64), torch::zeros({T, D}, torch::kFloat64)};
   double *value = data(out.value), *value_size = data(out.size);
   std::vector<double> hidden(static_cast<size_t>(H)), size(static_cast<size_t>(H));
@@ -118,16 +122,21 @@ Expected naive_mixture(const MixtureCase& c) {
     if (c.dropout_p > 0) {
       mask = fp64(expert_dropout_mask(torch::tensor({t}, torch::kInt64), e, H, c.dropout_p, c.dropout_key));
     }
-    for (int64_t h = 0; h < H; ++h) {
-      const int64_t row = e * H + h;
+    // The sum of row `row` of w1, and the sizes of its terms.
+    const auto first_product = [&](int64_t row) {
       double sum = b1 != nullptr ? b1[row] : 0, sizes = std::abs(sum);
       for (int64_t d = 0; d < D; ++d) {
         sum += w1[row * D + d] * x[t * D + d];
         sizes += std::abs(w1[row * D + d] * x[t * D + d]);
       }
+      return std::pair(sum, sizes);
+    };
+    for (int64_t h = 0; h < H; ++h) {
       const double keep = mask.defined() ? data(mask)[h] : 1;
-      hidden[static_cast<size_t>(h)] = keep * act(sum, c.activation);
-      size[static_cast<size_t>(h)] = keep * sizes;  // no activation grows faster than 1.13 times its input
+      const auto [sum, sizes] = first_product(e * halves * H + h);
+      const auto [up, up_sizes] = halves == 2 ? first_product((e * halves + 1) * H + h) : std::pair(1.0, 1.0);
+      hidden[static_cast<size_t>(h)] = keep * act(sum, gate) * up;
+      size[static_cast<size_t>(h)] = keep * sizes * up_sizes;  // no activation grows faster than 1.13 times its input
     }
     for (int64_t d = 0; d < D; ++d) {
       const int64_t row = e * D + d;
@@ -157,9 +166,6 @@ const std::vector<NamedBody>& bodies() {
       {"reference",
        [](const MixtureCase& c) { return moe_mlp_reference(c.x, c.weight, c.weights, plan(c), options(c)); },
        {at::kFloat, at::kDouble, at::kBFloat16}},
-      {"cpu",
-       [](const MixtureCase& c) { return moe_mlp_cpu(c.x, c.weight, c.weights, plan(c), options(c)); },
-       {at::kFloat, at::kDouble}},
   };
   return all;
 }

@@ -36,6 +36,7 @@ struct MixtureCase {
 struct CaseShape {
   int64_t T, K, E, D, H;
   bool b1 = true, b2 = true;
+  Activation activation = Activation::kRelu;
 };
 
 /// Normal values rounded to `exact_in`; a routing of K distinct experts per token, none of it empty.
@@ -54,7 +55,7 @@ Expected naive_mixture(const MixtureCase& c);
 
 using Body = std::function<at::Tensor(const MixtureCase&)>;
 
-/// moe_mlp itself, then each of its bodies: "moe_mlp", "reference", "cpu".
+/// "moe_mlp", the operator, which takes the CPU body in fp32 and bf16, and "reference", the plain body by itself.
 struct NamedBody {
   std::string name;
   Body run;

@@ -26,11 +26,12 @@ void check_every_body(MixtureCase c, const std::string& what) {
 
 TEST(MoeMlpGradient, EveryActivationWithAndWithoutBiasesAndDropout) {
   uint64_t seed = 0;
-  for (const auto activation : {Activation::kRelu, Activation::kGelu, Activation::kGeluTanh, Activation::kSilu}) {
+  for (size_t i = 0; i < activation_names().size(); ++i) {
+    const auto activation = static_cast<Activation>(i);
     for (const double p : {0.0, 0.4}) {
       for (const bool bias : {false, true}) {
-        MixtureCase c = make_case({.T = 5, .K = 2, .E = 3, .D = 3, .H = 4, .b1 = bias, .b2 = bias}, ++seed);
-        c.activation = activation;
+        MixtureCase c = make_case(
+            {.T = 5, .K = 2, .E = 3, .D = 3, .H = 4, .b1 = bias, .b2 = bias, .activation = activation}, ++seed);
         c.dropout_p = p;
         c.dropout_key = seed;
         check_every_body(c, "all inputs");
@@ -137,7 +138,8 @@ TEST(MoeMlpGradient, OtherTypesAgreeWithFp64) {
           const at::Tensor exact = want[n].second.grad();
           ASSERT_EQ(got[n].second.grad().scalar_type(), got[n].second.scalar_type());
           const at::Tensor error = got[n].second.grad().to(torch::kFloat64) - exact;
-          EXPECT_LE(error.norm().item<double>(), tolerance * exact.norm().item<double>() + 1e-30)
+          // Where terms cancel, what is left is small and its error is not.
+          EXPECT_LE(error.norm().item<double>(), tolerance * (exact.norm().item<double>() + 0.1))
               << each.name << " " << x_type << ", gradient of " << got[n].first << ", case " << i << ": "
               << c.describe();
         }

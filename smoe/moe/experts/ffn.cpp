@@ -1,5 +1,6 @@
 // ffn: experts with two matrices, E(x) = W2 · drop(act(W1 x + b1)) + b2.
-// W1 [E, H, D], b1 [E, H], W2 [E, D, H], b2 [E, D]; W ~ Normal(0, std²), b = 0.
+// W1 [E, H, D], b1 [E, H], W2 [E, D, H], b2 [E, D]; W ~ Normal(0, std²), b = 0. With a gated activation W1 is [E, 2 H, D],
+// gate rows first, and b1 [E, 2 H].
 #include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
 
@@ -13,9 +14,9 @@ class FfnExperts : public ExpertGroup {
  public:
   FfnExperts(const MoeConfig& config, int64_t count, int64_t width, double init_std, const RandomStream& random)
       : activation_(parse_activation(config.activation)) {
-    const int64_t hidden = config.expert_width;
-    weights_.w1 = register_parameter("w1", at::empty({count, hidden, width}));
-    weights_.b1 = register_parameter("b1", at::zeros({count, hidden}));
+    const int64_t hidden = config.expert_width, rows = is_gated(activation_) ? 2 * hidden : hidden;
+    weights_.w1 = register_parameter("w1", at::empty({count, rows, width}));
+    weights_.b1 = register_parameter("b1", at::zeros({count, rows}));
     weights_.w2 = register_parameter("w2", at::empty({count, width, hidden}));
     weights_.b2 = register_parameter("b2", at::zeros({count, width}));
     random.at("w1").fill_normal(weights_.w1, 0, init_std);
@@ -29,7 +30,7 @@ class FfnExperts : public ExpertGroup {
     return moe_mlp(x, expert, weight, weights_, activation_, options.dropout, options.dropout_key);
   }
 
-  int64_t flops_per_row() const override { return 4 * weights_.w1.size(1) * weights_.w1.size(2); }
+  int64_t flops_per_row() const override { return 2 * (weights_.w1.numel() + weights_.w2.numel()) / size(); }
 
   int64_t parameters_per_expert() const override {
     return (weights_.w1.numel() + weights_.b1.numel() + weights_.w2.numel() + weights_.b2.numel()) / size();

@@ -1,0 +1,126 @@
+// What the two passes of the mixture's CPU body share.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <algorithm>
+#include <cstddef>
+#include <memory>
+#include <new>
+#include <vector>
+
+#include "smoe/kernels/block_gemm.h"
+#include "smoe/kernels/expert_rows.h"
+#include "smoe/kernels/moe_mlp_bodies.h"
+#include "smoe/kernels/packed_weights.h"
+#include "smoe/kernels/row_passes.h"
+
+namespace smoe {
+
+/// The type that the passes have for a type of LibTorch's.
+template <class T>
+struct PassType {
+  using type = float;
+};
+template <>
+struct PassType<c10::BFloat16> {
+  using type = Bf16;
+};
+
+inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+inline int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
+
+/// Memory of one thread for its tiles, handed out in pieces that start at whole cache lines.
+class Scratch {
+ public:
+  template <class T>
+  T* take(int64_t count) {
+    const size_t bytes = (static_cast<size_t>(std::max<int64_t>(count, 1)) * sizeof(T) + kLine - 1) / kLine * kLine;
+    pieces_.emplace_back(static_cast<std::byte*>(::operator new(bytes, std::align_val_t(kLine))));
+    return reinterpret_cast<T*>(pieces_.back().get());
+  }
+
+ private:
+  static constexpr size_t kLine = 64;
+  struct Free {
+    void operator()(std::byte* p) const { ::operator delete(p, std::align_val_t(kLine)); }
+  };
+  std::vector<std::unique_ptr<std::byte[], Free>> pieces_;
+};
+
+/// The sizes of a call.
+struct MlpSizes {
+  int64_t T, K, E, D, H;
+  int64_t halves;  ///< 2 with a gated activation, else 1: w1 has halves · H rows
+
+  explicit MlpSizes(const MlpCall& call)
+      : T(call.x.size(0)),
+        K(call.expert.size(1)),
+        E(call.weights.w1.size(0)),
+        D(call.x.size(1)),
+        H(call.weights.w2.size(2)),
+        halves(is_gated(call.options.activation) ? 2 : 1) {}
+};
+
+/// Columns of the hidden layer that are worked on at once; a sum over the hidden layer is one over such slices.
+inline constexpr int64_t kHiddenSlice = 256;
+
+/// c [M, N] = a [M, K] · b, or c += …, block by block; b in blocks of 64 columns, each of leading dimension ldb, that
+/// begin block_stride elements apart.
+template <class T>
+void multiply_blocks(int64_t M, int64_t N, int64_t K, const T* a, int64_t lda, const T* b, int64_t ldb,
+                     int64_t block_stride, float* c, int64_t ldc, bool add) {
+  constexpr int64_t kRows = 128;  // of a, in one call
+  for (int64_t m = 0; m < M; m += kRows) {
+    for (int64_t n = 0; n < N; n += kPackedColumns) {
+      block_gemm(std::min(kRows, M - m), std::min(kPackedColumns, N - n), K, a + m * lda, lda,
+                 b + n / kPackedColumns * block_stride, ldb, c + m * ldc + n, ldc, add);
+    }
+  }
+}
+
+/// The packed matrices of one weight.
+template <class T>
+class PackedExperts {
+ public:
+  PackedExperts(const at::Tensor& w, WeightUse use, int64_t parts = 1)
+      : packed_(packed_weights(w, use, parts, c10::CppTypeToScalarType<T>::value)) {}
+
+  /// Where the columns from `column` (a multiple of 64) and the rows from `row` (for bf16 even) of a part of expert e's
+  /// matrix begin.
+  const T* block(int64_t e, int64_t part, int64_t row, int64_t column) const {
+    return packed_.const_data_ptr<T>() + e * packed_.stride(0) + part * packed_.stride(1) +
+           column / kPackedColumns * packed_.stride(2) + row * kPackedColumns;
+  }
+  int64_t block_stride() const { return packed_.stride(2); }
+
+ private:
+  at::Tensor packed_;
+};
+
+/// A bias [E, N] as fp32 numbers, rounded to the dtype of x; null where there is none.
+class BiasRows {
+ public:
+  BiasRows(const at::Tensor& bias, at::ScalarType type)
+      : rows_(bias.defined() ? bias.to(type).to(at::kFloat).contiguous() : bias) {}
+
+  const float* of(int64_t e) const {
+    return rows_.defined() ? rows_.const_data_ptr<float>() + e * rows_.size(1) : nullptr;
+  }
+
+ private:
+  at::Tensor rows_;
+};
+
+/// The routing's weights [T, K] in the order of the rows.
+std::vector<float> row_weights(const at::Tensor& weight, const ExpertRows& rows);
+
+/// A function of each element of a tile, through LibTorch: out = f(x), and the gradient of x from that of f(x). Elements'
+/// bits do not depend on their places: `count` is filled up to whole vectors, for which there must be room.
+void activate_tile(Activation function, float* x, int64_t count, float* out);
+void activate_tile_backward(Activation function, float* gradient, float* x, int64_t count, float* out);
+
+/// What such a tile has room for.
+inline int64_t tile_room(int64_t count) { return round_up(count, 64); }
+
+}  // namespace smoe

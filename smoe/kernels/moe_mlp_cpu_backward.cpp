@@ -1,0 +1,331 @@
+// The mixture's backward pass on a CPU.
+//
+// One piece of work is an expert, or a slice of the hidden layer of one that has many rows, over tiles of its rows. With a
+// tile in the cache, it goes from the gradient of the output to that of the hidden layer, adds to both weight gradients,
+// and writes the rows of the gradient of x, which are then added up token by token. How the work is cut depends on the
+// routing alone, and each sum has one order, so the bits do not depend on the threads.
+#include <ATen/Parallel.h>
+#include <ATen/core/LegacyTypeDispatch.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/zeros.h>
+
+#include <atomic>
+#include <numeric>
+#include <vector>
+
+#include "smoe/kernels/dropout.h"
+#include "smoe/kernels/moe_mlp_cpu.h"
+
+namespace smoe {
+namespace {
+
+constexpr int64_t kTileRows = 128;
+constexpr int64_t kSlice = 64;  // hidden columns that stay in the cache with a tile
+constexpr int64_t kPieces = 8;  // an expert with more than such a part of all rows is cut
+
+enum Input { kX, kWeight, kW1, kB1, kW2, kB2 };
+
+/// An expert's hidden columns [h, h_end).
+struct Piece {
+  int64_t e, h, h_end;
+  int64_t first_row;  ///< of its rows in the buffers that have some for each piece
+};
+
+template <class T>
+class Backward {
+ public:
+  Backward(const MlpCall& call, const at::Tensor& hidden, const at::Tensor& gradient, const MlpWanted& wanted)
+      : call_(call),
+        sizes_(call),
+        wanted_(wanted),
+        rows_(group_by_expert(call.expert, sizes_.E)),
+        x_(call.x.contiguous()),
+        gradient_(gradient.to(x_.scalar_type()).contiguous()),
+        hidden_(hidden),
+        weight_(row_weights(call.weight, rows_)),
+        w1_(call.weights.w1, WeightUse::kBackward),
+        w2_(call.weights.w2, WeightUse::kBackward),
+        b2_(call.weights.b2, x_.scalar_type()) {
+    cut_into_pieces();
+    const at::TensorOptions fp32 = x_.options().dtype(at::kFloat);
+    if (wanted[kX]) x_rows_ = at::empty({piece_rows_, sizes_.D}, fp32);
+    if (wanted[kWeight]) dots_ = at::zeros({piece_rows_}, fp32);
+    if (wanted[kW1]) w1_sum_ = weight_sum(sizes_.halves * sizes_.H, sizes_.D);
+    if (wanted[kW2]) w2_sum_ = weight_sum(sizes_.D, sizes_.H);
+    if (wanted[kB1]) b1_sum_ = at::zeros({sizes_.E, sizes_.halves * sizes_.H}, fp32);
+    if (wanted[kB2]) b2_sum_ = at::zeros({sizes_.E, sizes_.D}, fp32);
+  }
+
+  MlpGradients run() {
+    std::atomic<size_t> next = 0;
+    at::parallel_for(0, at::get_num_threads(), 1, [&](int64_t, int64_t) {
+      const at::AutoDispatchBelowADInplaceOrView no_autograd;  // a thread of its own does not inherit the caller's mode
+      Space s(*this);
+      for (size_t i = next++; i < pieces_.size(); i = next++) one_piece(pieces_[order_[i]], s);
+      release_block_gemm(x_.scalar_type());
+    });
+    const MlpWeights& w = call_.weights;
+    return {wanted_[kX] ? gradient_of_x() : at::Tensor(),
+            wanted_[kWeight] ? gradient_of_weight() : at::Tensor(),
+            like(w1_sum_, w.w1),
+            like(b1_sum_, w.b1),
+            like(w2_sum_, w.w2),
+            like(b2_sum_, w.b2)};
+  }
+
+ private:
+  using P = typename PassType<T>::type;
+
+  /// A thread's own memory.
+  struct Space {
+    explicit Space(const Backward& b) {
+      const MlpSizes& n = b.sizes_;
+      const int64_t tile = tile_room(kTileRows * kSlice);
+      gradient = scratch.template take<T>(kTileRows * b.operand_width(n.D));
+      gradient_transposed = scratch.template take<P>(kTileRows * n.D);
+      x = scratch.template take<P>(kTileRows * round_up(n.D, kPackedColumns));
+      through = scratch.template take<float>(tile);
+      after = scratch.template take<P>(tile);
+      mask = scratch.template take<float>(b.call_.options.dropout_p > 0 ? tile : 0);
+      for (int half = 0; half < 2; ++half) {
+        before[half] = scratch.template take<P>(half < n.halves ? tile : 0);
+        before_transposed[half] = scratch.template take<P>(half < n.halves ? tile : 0);
+      }
+      if (b.call_.options.activation == Activation::kRelu) return;
+      for (float** each : {&pre[0], &pre[1], &act, &weighed, &after_act, &of_pre[0], &of_pre[1]}) {
+        *each = scratch.template take<float>(tile);
+      }
+    }
+
+    Scratch scratch;
+    T* gradient;                          // [rows, D] of the output, gathered
+    P* gradient_transposed;               // [D, rows], weighted
+    P* x;                                 // the gathered rows as a second operand
+    float *through, *mask;                // [rows, slice] gradient · W2; dropout
+    P* after;                             // [rows, slice] after activation and dropout, a second operand
+    P *before[2], *before_transposed[2];  // gradient before the activation, [rows, slice] and [slice, rows]
+    float *pre[2], *act, *weighed, *after_act, *of_pre[2];  // for an activation that LibTorch computes
+  };
+
+  /// A tile of an expert's rows; `rows` is `count` filled up with rows of zeros.
+  struct Tile {
+    int64_t first, count, rows;
+    const int32_t* token;
+    const float* weight;
+  };
+
+  int64_t operand_width(int64_t width) const { return packed_rows(width, x_.scalar_type()); }
+
+  /// Room for [E, rows, columns]; what is not going to be written, the experts without tokens, is zero.
+  at::Tensor weight_sum(int64_t rows, int64_t columns) const {
+    at::Tensor out = at::empty({sizes_.E, rows, columns}, x_.options().dtype(at::kFloat));
+    for (int64_t e = 0; e < sizes_.E; ++e) {
+      if (rows_.rows_of(e) == 0) out.select(0, e).zero_();
+    }
+    return out;
+  }
+
+  static at::Tensor like(const at::Tensor& sum, const at::Tensor& of) {
+    return sum.defined() ? sum.to(of.scalar_type()) : sum;
+  }
+
+  void cut_into_pieces() {
+    piece_of_.push_back(0);
+    for (int64_t e = 0; e < sizes_.E; ++e) {
+      const int64_t count = rows_.rows_of(e);
+      // An expert with less than two shares stays whole.
+      const int64_t shares = std::max<int64_t>(1, count * kPieces / std::max<int64_t>(1, rows_.rows()));
+      const int64_t width = round_up(ceil_div(sizes_.H, shares), kSlice);
+      for (int64_t h = 0; count > 0 && h < sizes_.H; h += width) {
+        pieces_.push_back({e, h, std::min(h + width, sizes_.H), piece_rows_});
+        piece_rows_ += round_up(count, 8);
+      }
+      piece_of_.push_back(pieces_.size());
+    }
+    // The largest first, so that no thread is left alone with one at the end.
+    order_.resize(pieces_.size());
+    std::iota(order_.begin(), order_.end(), size_t{0});
+    const auto work = [&](size_t i) { return rows_.rows_of(pieces_[i].e) * (pieces_[i].h_end - pieces_[i].h); };
+    std::stable_sort(order_.begin(), order_.end(), [&](size_t a, size_t b) { return work(a) > work(b); });
+  }
+
+  void one_piece(const Piece& piece, Space& s) {
+    const int64_t begin = rows_.first[static_cast<size_t>(piece.e)], count = rows_.rows_of(piece.e);
+    const int64_t tiles = ceil_div(count, kTileRows);
+    int64_t done = 0;
+    for (int64_t i = 0; i < tiles; ++i) {
+      const int64_t size = std::min(round_up(ceil_div(count - done, tiles - i), 8), count - done);
+      const int64_t first = begin + done;
+      const Tile tile{first, size, round_up(size, 8), rows_.token.data() + first, weight_.data() + first};
+      gather(piece, tile, s);
+      for (int64_t h = piece.h; h < piece.h_end; h += kSlice) one_slice(piece, tile, h, done, s);
+      done += size;
+    }
+  }
+
+  void gather(const Piece& piece, const Tile& tile, Space& s) {
+    const P* gradient = reinterpret_cast<const P*>(gradient_.const_data_ptr<T>());
+    const P* x = reinterpret_cast<const P*>(x_.const_data_ptr<T>());
+    const int64_t D = sizes_.D;
+    passes_.gather(gradient, D, tile.token, tile.count, tile.rows, reinterpret_cast<P*>(s.gradient), operand_width(D));
+    const bool is_first = piece.h == 0;  // what has no hidden column is done once
+    float* b2_sum = wanted_[kB2] && is_first ? b2_sum_.mutable_data_ptr<float>() + piece.e * D : nullptr;
+    if (wanted_[kW2] || b2_sum != nullptr) {
+      passes_.gather_transposed(gradient, D, tile.token, tile.weight, tile.count, tile.rows, s.gradient_transposed,
+                                nullptr, b2_sum);
+    }
+    if (wanted_[kW1]) {
+      passes_.gather_transposed(x, D, tile.token, nullptr, tile.count, tile.rows, nullptr, s.x, nullptr);
+    }
+    if (wanted_[kWeight] && is_first && b2_.of(piece.e) != nullptr) {
+      passes_.dot_bias(gradient, tile.token, tile.count, D, b2_.of(piece.e), dots(piece, tile));
+    }
+  }
+
+  /// Where a tile's gradients of the routing's weights are summed; null where they are not wanted.
+  float* dots(const Piece& piece, const Tile& tile) {
+    if (!wanted_[kWeight]) return nullptr;
+    return dots_.mutable_data_ptr<float>() + piece.first_row + tile.first - rows_.first[static_cast<size_t>(piece.e)];
+  }
+
+  void one_slice(const Piece& piece, const Tile& tile, int64_t h, int64_t done, Space& s) {
+    const int64_t D = sizes_.D, H = sizes_.H, e = piece.e, depth = operand_width(D);
+    const int64_t width = std::min(kSlice, piece.h_end - h), ld = operand_width(width);
+    multiply_blocks(tile.rows, width, depth, s.gradient, depth, w2_.block(e, 0, 0, h), kPackedColumns,
+                    w2_.block_stride(), s.through, width, false);
+    to_hidden(piece, tile, h, width, s);
+    const bool add = done > 0;
+    if (wanted_[kW2]) {
+      multiply_blocks(D, width, tile.rows, reinterpret_cast<const T*>(s.gradient_transposed), tile.rows,
+                      reinterpret_cast<const T*>(s.after), ld, kPackedColumns * columns_step(),
+                      w2_sum_.mutable_data_ptr<float>() + e * D * H + h, H, add);
+    }
+    for (int64_t half = 0; half < sizes_.halves; ++half) {
+      const int64_t row = half * H + h;
+      if (wanted_[kW1]) {
+        multiply_blocks(width, D, tile.rows, reinterpret_cast<const T*>(s.before_transposed[half]), tile.rows,
+                        reinterpret_cast<const T*>(s.x), kPackedColumns, kPackedColumns * tile.rows,
+                        w1_sum_.mutable_data_ptr<float>() + (e * sizes_.halves * H + row) * D, D, add);
+      }
+      if (wanted_[kX]) {
+        multiply_blocks(tile.rows, D, ld, reinterpret_cast<const T*>(s.before[half]), ld, w1_.block(e, 0, row, 0),
+                        kPackedColumns, w1_.block_stride(),
+                        x_rows_.mutable_data_ptr<float>() + (piece.first_row + done) * D, D, h > piece.h || half > 0);
+      }
+    }
+  }
+
+  /// Elements from one column of an operand to the next: pairs of rows stand side by side.
+  static constexpr int64_t columns_step() { return std::is_same_v<T, float> ? 1 : 2; }
+
+  /// From gradient · W2 to the gradient before the activation, for the hidden columns [h, h + width).
+  void to_hidden(const Piece& piece, const Tile& tile, int64_t h, int64_t width, Space& s) {
+    const MlpOptions& options = call_.options;
+    HiddenTile hidden{
+        .rows = tile.rows, .valid = tile.count, .width = width, .ld = operand_width(width), .mask = nullptr};
+    if (options.dropout_p > 0) {
+      fill_expert_mask(tile.token, tile.count, piece.e, h, width, options.dropout_p, options.dropout_key, s.mask);
+      hidden.mask = s.mask;
+    }
+    const int64_t ld = hidden_.size(1);
+    const P* kept = reinterpret_cast<const P*>(hidden_.const_data_ptr<T>()) + tile.first * ld + h;
+    P* after = wanted_[kW2] ? s.after : nullptr;
+    const auto transposed = [&](int64_t half) { return wanted_[kW1] ? s.before_transposed[half] : nullptr; };
+    const auto b1_sum = [&](int64_t half) {
+      return wanted_[kB1] ? b1_sum_.mutable_data_ptr<float>() + (piece.e * sizes_.halves + half) * sizes_.H + h
+                          : nullptr;
+    };
+    if (options.activation == Activation::kRelu) {
+      passes_.relu_backward(hidden, s.through, tile.weight, kept, ld, after, s.before[0], transposed(0),
+                            dots(piece, tile), b1_sum(0));
+      return;
+    }
+    const Activation function = gate_function(options.activation);
+    const int64_t count = tile.count * width;
+    const bool gated = sizes_.halves == 2;
+    for (int64_t half = 0; half < sizes_.halves; ++half) passes_.widen(hidden, kept + half * sizes_.H, ld, s.pre[half]);
+    activate_tile(function, s.pre[0], count, s.act);
+    HiddenTile wide = hidden;  // the activation's output in fp32 is no operand yet
+    wide.ld = width;
+    row_passes<float>().finish_hidden(wide, s.act, gated ? s.pre[1] : nullptr, s.after_act);
+    passes_.weigh(hidden, s.through, tile.weight, gated ? s.pre[1] : nullptr, s.weighed);
+    activate_tile_backward(function, s.weighed, s.pre[0], count, s.of_pre[0]);
+    passes_.finish_backward(hidden, s.through, s.after_act, s.of_pre[0], after, s.before[0], transposed(0),
+                            dots(piece, tile), b1_sum(0));
+    if (!gated) return;
+    passes_.weigh(hidden, s.through, tile.weight, s.act, s.of_pre[1]);
+    passes_.finish_backward(hidden, s.through, s.after_act, s.of_pre[1], nullptr, s.before[1], transposed(1), nullptr,
+                            b1_sum(1));
+  }
+
+  /// Calls visit(row) with a row's place in each piece of its expert, in order.
+  template <class Visit>
+  void for_each_piece_row(int64_t e, int64_t row, const Visit& visit) const {
+    const int64_t within = row - rows_.first[static_cast<size_t>(e)];
+    for (size_t p = piece_of_[static_cast<size_t>(e)]; p < piece_of_[static_cast<size_t>(e) + 1]; ++p) {
+      visit(pieces_[p].first_row + within);
+    }
+  }
+
+  at::Tensor gradient_of_x() const {
+    at::Tensor out = at::empty({sizes_.T, sizes_.D}, x_.options());
+    P* to = reinterpret_cast<P*>(out.mutable_data_ptr<T>());
+    const float* from = x_rows_.const_data_ptr<float>();
+    const int64_t grain = std::max<int64_t>(1, 65536 / std::max<int64_t>(1, sizes_.K * sizes_.D));
+    at::parallel_for(0, sizes_.T, grain, [&](int64_t begin, int64_t end) {
+      std::vector<const float*> terms;
+      for (int64_t t = begin; t < end; ++t) {
+        terms.clear();
+        for (int64_t i = rows_.token_first[static_cast<size_t>(t)]; i < rows_.token_first[static_cast<size_t>(t) + 1];
+             ++i) {
+          const int64_t row = rows_.token_row[static_cast<size_t>(i)];
+          for_each_piece_row(expert_of(row), row, [&](int64_t at) { terms.push_back(from + at * sizes_.D); });
+        }
+        passes_.sum_rows(terms.data(), static_cast<int64_t>(terms.size()), sizes_.D, to + t * sizes_.D);
+      }
+    });
+    return out;
+  }
+
+  int64_t expert_of(int64_t row) const {
+    return std::upper_bound(rows_.first.begin(), rows_.first.end(), row) - rows_.first.begin() - 1;
+  }
+
+  at::Tensor gradient_of_weight() const {
+    at::Tensor out = at::zeros({sizes_.T, sizes_.K}, dots_.options());
+    float* to = out.mutable_data_ptr<float>();
+    const float* from = dots_.const_data_ptr<float>();
+    for (int64_t e = 0; e < sizes_.E; ++e) {
+      for (int64_t row = rows_.first[static_cast<size_t>(e)]; row < rows_.first[static_cast<size_t>(e) + 1]; ++row) {
+        float& sum = to[rows_.slot[static_cast<size_t>(row)]];
+        for_each_piece_row(e, row, [&](int64_t at) { sum += from[at]; });
+      }
+    }
+    return out.to(call_.weight.scalar_type());
+  }
+
+  const MlpCall& call_;
+  const MlpSizes sizes_;
+  const MlpWanted wanted_;
+  const RowPasses<P>& passes_ = row_passes<P>();
+  const ExpertRows rows_;
+  const at::Tensor x_, gradient_, hidden_;
+  const std::vector<float> weight_;  // in the order of rows_
+  const PackedExperts<T> w1_, w2_;
+  const BiasRows b2_;
+  std::vector<Piece> pieces_;     // by expert
+  std::vector<size_t> piece_of_;  // [E + 1] first piece of each expert
+  std::vector<size_t> order_;     // in which pieces are taken
+  int64_t piece_rows_ = 0;
+  at::Tensor x_rows_, dots_, w1_sum_, b1_sum_, w2_sum_, b2_sum_;
+};
+
+}  // namespace
+
+MlpGradients moe_mlp_cpu_backward(const MlpCall& call, const at::Tensor& hidden, const at::Tensor& gradient,
+                                  const MlpWanted& wanted) {
+  if (call.x.scalar_type() == at::kBFloat16) return Backward<c10::BFloat16>(call, hidden, gradient, wanted).run();
+  return Backward<float>(call, hidden, gradient, wanted).run();
+}
+
+}  // namespace smoe

@@ -1,0 +1,253 @@
+// The mixture's forward pass on a CPU.
+//
+// Many tokens: each thread owns a range of tokens and walks the experts in ascending order over tiles of its own tokens'
+// rows: gather, first product, bias and activation, second product, and straight into the output. No row leaves the cache
+// but the hidden ones that the backward pass asks for.
+// Few tokens (a decoding step): reading the weights is what costs, so threads own columns of them instead, and rows go
+// through memory between the two products. Both ways make the same sums in the same order.
+#include <ATen/Parallel.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/zeros.h>
+
+#include <vector>
+
+#include "smoe/kernels/dropout.h"
+#include "smoe/kernels/moe_mlp_cpu.h"
+
+namespace smoe {
+namespace {
+
+constexpr int64_t kTileRows = 128;
+constexpr int64_t kFewTokens = 32;
+
+/// Rows that a product is given: more than a few are filled up to a multiple of eight, so that only few kernels exist.
+int64_t product_rows(int64_t rows) { return rows <= 8 ? rows : round_up(rows, 8); }
+
+template <class T>
+class Forward {
+ public:
+  Forward(const MlpCall& call, bool keep_hidden)
+      : call_(call),
+        sizes_(call),
+        rows_(group_by_expert(call.expert, sizes_.E)),
+        x_(call.x.contiguous()),
+        weight_(row_weights(call.weight, rows_)),
+        w1_(call.weights.w1, WeightUse::kForward, sizes_.halves),
+        w2_(call.weights.w2, WeightUse::kForward),
+        b1_(call.weights.b1, x_.scalar_type()),
+        b2_(call.weights.b2, x_.scalar_type()),
+        hidden_(at::empty({keep_hidden ? sizes_.T * sizes_.K : 0, sizes_.halves * sizes_.H}, x_.options())),
+        sum_(at::zeros({sizes_.T, sizes_.D}, x_.options().dtype(at::kFloat))) {}
+
+  MlpForward run() {
+    if (sizes_.T <= kFewTokens) {
+      by_columns();
+    } else {
+      by_tokens();
+    }
+    if constexpr (std::is_same_v<T, float>) return {sum_, hidden_};
+    return {sum_.to(x_.scalar_type()), hidden_};
+  }
+
+ private:
+  using P = typename PassType<T>::type;
+
+  /// A thread's own memory.
+  struct Space {
+    Scratch scratch;
+    T* x;                  // [rows, D], the gathered rows
+    float* first[2];       // [rows, slice], the first product, of gates and values where there are two
+    float *pre[2], *act;   // the same before and after an activation that LibTorch computes
+    T* after;              // [rows, slice]
+    float *second, *mask;  // [rows, D], the second product; [rows, slice]
+  };
+
+  int64_t operand_width(int64_t width) const { return packed_rows(width, x_.scalar_type()); }
+
+  Space make_space(int64_t rows) const {
+    Space s;
+    const int64_t slice = std::min(kHiddenSlice, sizes_.H), tile = tile_room(rows * slice);
+    s.x = s.scratch.template take<T>(rows * operand_width(sizes_.D));
+    for (int half = 0; half < 2; ++half) {
+      s.first[half] = s.scratch.template take<float>(half < sizes_.halves ? tile : 0);
+      s.pre[half] = s.scratch.template take<float>(call_.options.activation == Activation::kRelu ? 0 : tile);
+    }
+    s.act = s.scratch.template take<float>(call_.options.activation == Activation::kRelu ? 0 : tile);
+    s.after = s.scratch.template take<T>(rows * operand_width(slice));
+    s.second = s.scratch.template take<float>(rows * sizes_.D);
+    s.mask = s.scratch.template take<float>(call_.options.dropout_p > 0 ? rows * slice : 0);
+    return s;
+  }
+
+  /// The left operand of the first product: the rows themselves where they are one piece of x, else gathered.
+  const T* gathered(int64_t first, int64_t count, Space& s) const {
+    const int32_t* token = rows_.token.data() + first;
+    const T* x = x_.const_data_ptr<T>();
+    const bool in_one_piece = token[count - 1] - token[0] == count - 1 && product_rows(count) == count;
+    if (in_one_piece && operand_width(sizes_.D) == sizes_.D) return x + token[0] * sizes_.D;
+    passes_.gather(reinterpret_cast<const P*>(x), sizes_.D, token, count, product_rows(count),
+                   reinterpret_cast<P*>(s.x), operand_width(sizes_.D));
+    return s.x;
+  }
+
+  /// From x to the hidden columns [h, h + width) after activation and dropout, in `after` [rows, ld].
+  void first_product(int64_t e, int64_t first, int64_t count, const T* x, int64_t h, int64_t width, Space& s, T* after,
+                     int64_t ld) {
+    const int64_t rows = product_rows(count), depth = operand_width(sizes_.D);
+    for (int64_t half = 0; half < sizes_.halves; ++half) {
+      multiply_blocks(rows, width, depth, x, depth, w1_.block(e, half, 0, h), kPackedColumns, w1_.block_stride(),
+                      s.first[half], width, false);
+    }
+    const float* mask = dropout_tile(e, first, count, h, width, s);
+    const HiddenTile tile{.rows = rows, .valid = count, .width = width, .ld = ld, .mask = mask};
+    P* out = reinterpret_cast<P*>(after);
+    if (call_.options.activation == Activation::kRelu) {
+      passes_.bias_relu(tile, s.first[0], bias(e, 0, h), kept(first, 0, h), hidden_.size(1), out);
+      return;
+    }
+    for (int64_t half = 0; half < sizes_.halves; ++half) {
+      passes_.bias_keep(tile, s.first[half], bias(e, half, h), kept(first, half, h), hidden_.size(1), s.pre[half]);
+    }
+    activate_tile(gate_function(call_.options.activation), s.pre[0], count * width, s.act);
+    passes_.finish_hidden(tile, s.act, sizes_.halves == 2 ? s.pre[1] : nullptr, out);
+  }
+
+  /// c [rows, width] (ld D) = after · W2ᵀ for the output columns from d, slice by slice of the hidden layer; after [rows,
+  /// ld] begins with hidden column `h`, the last of them is h_end.
+  void second_product(int64_t e, int64_t rows, const T* after, int64_t ld, int64_t h, int64_t h_end, int64_t d,
+                      int64_t width, float* c) const {
+    for (const int64_t begin = h; h < h_end; h += kHiddenSlice) {
+      const int64_t depth = operand_width(std::min(kHiddenSlice, h_end - h));
+      multiply_blocks(rows, width, depth, after + h - begin, ld, w2_.block(e, 0, h, d), kPackedColumns,
+                      w2_.block_stride(), c, sizes_.D, h > 0);
+    }
+  }
+
+  const float* bias(int64_t e, int64_t half, int64_t h) const {
+    const float* row = b1_.of(e);
+    return row == nullptr ? nullptr : row + half * sizes_.H + h;
+  }
+
+  P* kept(int64_t first, int64_t half, int64_t h) {
+    if (hidden_.size(0) == 0) return nullptr;
+    return reinterpret_cast<P*>(hidden_.mutable_data_ptr<T>()) + first * hidden_.size(1) + half * sizes_.H + h;
+  }
+
+  const float* dropout_tile(int64_t e, int64_t first, int64_t count, int64_t h, int64_t width, Space& s) const {
+    if (call_.options.dropout_p == 0) return nullptr;
+    fill_expert_mask(rows_.token.data() + first, count, e, h, width, call_.options.dropout_p, call_.options.dropout_key,
+                     s.mask);
+    return s.mask;
+  }
+
+  /// The second product of some rows, bias and weight, into the output.
+  void scatter(int64_t e, int64_t first, int64_t count, const float* second) {
+    passes_.scatter_add(second, sizes_.D, b2_.of(e), weight_.data() + first, rows_.token.data() + first, count,
+                        sizes_.D, sum_.mutable_data_ptr<float>());
+  }
+
+  void by_tokens() {
+    const std::vector<int64_t> bounds = token_ranges(at::get_num_threads());
+    const int64_t ranges = static_cast<int64_t>(bounds.size()) - 1;
+    at::parallel_for(0, ranges, 1, [&](int64_t begin, int64_t end) {
+      Space s = make_space(kTileRows);
+      for (int64_t i = begin; i < end; ++i) {
+        for (int64_t e = 0; e < sizes_.E; ++e) {
+          const auto own = [&](int64_t token) {
+            return std::lower_bound(rows_.token.begin() + rows_.first[static_cast<size_t>(e)],
+                                    rows_.token.begin() + rows_.first[static_cast<size_t>(e) + 1], token) -
+                   rows_.token.begin();
+          };
+          expert_tiles(e, own(bounds[static_cast<size_t>(i)]), own(bounds[static_cast<size_t>(i) + 1]), s);
+        }
+      }
+      release_block_gemm(x_.scalar_type());
+    });
+  }
+
+  /// Cuts the tokens into ranges of about as many rows each.
+  std::vector<int64_t> token_ranges(int64_t count) const {
+    std::vector<int64_t> bounds = {0};
+    for (int64_t i = 1; i < count; ++i) {
+      const auto at = std::lower_bound(rows_.token_first.begin(), rows_.token_first.end(), rows_.rows() * i / count);
+      bounds.push_back(std::max<int64_t>(bounds.back(), at - rows_.token_first.begin()));
+    }
+    bounds.push_back(sizes_.T);
+    return bounds;
+  }
+
+  /// The rows [first, last) of expert e, in tiles of about the same size.
+  void expert_tiles(int64_t e, int64_t first, int64_t last, Space& s) {
+    const int64_t tiles = ceil_div(last - first, kTileRows);
+    for (int64_t i = 0; i < tiles; ++i) {
+      const int64_t size = round_up(ceil_div(last - first, tiles - i), 8), count = std::min(size, last - first);
+      one_tile(e, first, count, s);
+      first += count;
+    }
+  }
+
+  void one_tile(int64_t e, int64_t first, int64_t count, Space& s) {
+    const T* x = gathered(first, count, s);
+    for (int64_t h = 0; h < sizes_.H; h += kHiddenSlice) {
+      const int64_t width = std::min(kHiddenSlice, sizes_.H - h), ld = operand_width(width);
+      first_product(e, first, count, x, h, width, s, s.after, ld);
+      second_product(e, product_rows(count), s.after, ld, h, h + width, 0, sizes_.D, s.second);
+    }
+    scatter(e, first, count, s.second);
+  }
+
+  /// Calls work(e, first row, rows, block) for every expert that has rows, a few rows at a time, and every block of 64
+  /// columns out of `columns`, on all threads.
+  template <class Work>
+  void for_each_block(int64_t columns, const Work& work) {
+    const int64_t blocks = ceil_div(columns, kPackedColumns);
+    at::parallel_for(0, sizes_.E * blocks, 1, [&](int64_t begin, int64_t end) {
+      Space s = make_space(round_up(kFewTokens, 8));
+      for (int64_t i = begin; i < end; ++i) {
+        const auto e = static_cast<size_t>(i / blocks);
+        for (int64_t first = rows_.first[e]; first < rows_.first[e + 1]; first += kFewTokens) {
+          const int64_t count = std::min(kFewTokens, rows_.first[e + 1] - first), column = i % blocks * kPackedColumns;
+          work(static_cast<int64_t>(e), first, count, column, std::min(kPackedColumns, columns - column), s);
+        }
+      }
+      release_block_gemm(x_.scalar_type());
+    });
+  }
+
+  void by_columns() {
+    const int64_t ld = operand_width(sizes_.H);
+    at::Tensor after = at::empty({rows_.rows(), ld}, x_.options());
+    at::Tensor second = at::empty({rows_.rows(), sizes_.D}, sum_.options());
+    T* hidden = after.mutable_data_ptr<T>();
+    float* out = second.mutable_data_ptr<float>();
+    for_each_block(sizes_.H, [&](int64_t e, int64_t first, int64_t count, int64_t h, int64_t width, Space& s) {
+      first_product(e, first, count, gathered(first, count, s), h, width, s, hidden + first * ld + h, ld);
+    });
+    for_each_block(sizes_.D, [&](int64_t e, int64_t first, int64_t count, int64_t d, int64_t width, Space&) {
+      second_product(e, count, hidden + first * ld, ld, 0, sizes_.H, d, width, out + first * sizes_.D + d);
+    });
+    for (int64_t e = 0; e < sizes_.E; ++e) {
+      const int64_t first = rows_.first[static_cast<size_t>(e)];
+      scatter(e, first, rows_.rows_of(e), out + first * sizes_.D);
+    }
+  }
+
+  const MlpCall& call_;
+  const MlpSizes sizes_;
+  const RowPasses<P>& passes_ = row_passes<P>();
+  const ExpertRows rows_;
+  const at::Tensor x_;
+  const std::vector<float> weight_;  // in the order of rows_
+  const PackedExperts<T> w1_, w2_;
+  const BiasRows b1_, b2_;
+  at::Tensor hidden_, sum_;
+};
+
+}  // namespace
+
+MlpForward moe_mlp_cpu_forward(const MlpCall& call, bool keep_hidden) {
+  if (call.x.scalar_type() == at::kBFloat16) return Forward<c10::BFloat16>(call, keep_hidden).run();
+  return Forward<float>(call, keep_hidden).run();
+}
+
+}  // namespace smoe

@@ -1,0 +1,36 @@
+// The passes for any processor, and the choice among them.
+#include "smoe/kernels/row_passes_levels.h"
+#include "smoe/kernels/row_passes_plain_transpose.h"
+
+namespace smoe {
+namespace {
+
+const RowPassesLevel& level() {
+  static const RowPassesLevel chosen = [] {
+#if defined(__x86_64__)
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+        __builtin_cpu_supports("avx512vl")) {
+      return row_passes_avx512();
+    }
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return row_passes_avx2();
+#endif
+    return RowPassesLevel{"baseline", make_row_passes<float>(), make_row_passes<Bf16>()};
+  }();
+  return chosen;
+}
+
+}  // namespace
+
+template <>
+const RowPasses<float>& row_passes<float>() {
+  return level().fp32;
+}
+
+template <>
+const RowPasses<Bf16>& row_passes<Bf16>() {
+  return level().bf16;
+}
+
+const char* row_passes_level() { return level().name; }
+
+}  // namespace smoe

@@ -1,0 +1,89 @@
+// What the passes are written with: numbers of both types, squares of sixteen by sixteen, operands.
+#pragma once
+
+#include <algorithm>
+#include <cstring>
+#include <type_traits>
+
+#include "smoe/kernels/row_passes.h"
+
+namespace smoe {
+namespace {
+
+constexpr int64_t kLanes = 16;  // numbers that one step works on
+constexpr int64_t kBlock = 64;  // columns of a block of a second operand
+
+inline float bits_to_float(uint32_t bits) {
+  float value;
+  std::memcpy(&value, &bits, sizeof value);
+  return value;
+}
+inline uint32_t float_to_bits(float value) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, sizeof bits);
+  return bits;
+}
+
+/// Round to nearest even; every NaN becomes the quiet one.
+inline uint32_t round_to_bf16(float value) {
+  const uint32_t bits = float_to_bits(value);
+  const uint32_t rounded = (bits + 0x7FFFu + ((bits >> 16) & 1u)) >> 16;
+  return (bits & 0x7FFFFFFFu) > 0x7F800000u ? 0x7FC0u : rounded;
+}
+
+inline float load(const float* p) { return *p; }
+inline float load(const Bf16* p) { return bits_to_float(static_cast<uint32_t>(p->bits) << 16); }
+inline void store(float* p, float value) { *p = value; }
+inline void store(Bf16* p, float value) { p->bits = static_cast<uint16_t>(round_to_bf16(value)); }
+/// The value after a trip through T.
+inline float rounded(const float*, float value) { return value; }
+inline float rounded(const Bf16*, float value) { return bits_to_float(round_to_bf16(value) << 16); }
+
+/// relu of NaN is NaN.
+inline float relu(float x) { return x <= 0 ? 0.0f : x; }
+
+/// A block of sixteen rows of sixteen numbers.
+struct Square {
+  alignas(64) float at[kLanes][kLanes];
+};
+
+/// Defined by the file that includes this one.
+void transpose16(Square& square);
+
+/// Rows [r, r + 16) of a second operand whose columns [c, c + lanes) are in `square`; `out` points to the operand's first
+/// row, rows are `ld` wide.
+inline void store_operand(const Square& square, int64_t r, int64_t c, int64_t lanes, int64_t rows, float* out,
+                          int64_t ld) {
+  const int64_t count = std::min(kLanes, rows - r);
+  for (int64_t i = 0; i < count; ++i) {
+    std::memcpy(out + (r + i) * ld + c, square.at[i], static_cast<size_t>(lanes) * sizeof(float));
+  }
+}
+inline void store_operand(const Square& square, int64_t r, int64_t c, int64_t lanes, int64_t rows, Bf16* out,
+                          int64_t ld) {
+  const int64_t count = std::min(kLanes, rows - r);
+  for (int64_t i = 0; i < count; i += 2) {
+    uint32_t pair[kLanes];
+    for (int64_t l = 0; l < kLanes; ++l) {
+      pair[l] = round_to_bf16(square.at[i][l]) | (round_to_bf16(square.at[i + 1][l]) << 16);
+    }
+    std::memcpy(out + (r + i) * ld + 2 * c, pair, static_cast<size_t>(lanes) * sizeof(uint32_t));
+  }
+}
+
+/// Stores the square, already transposed, at rows [c, c + lanes) and columns [r, …) of out [·, rows].
+template <class T>
+void store_transposed(const Square& square, int64_t r, int64_t c, int64_t lanes, int64_t rows, T* out) {
+  const int64_t count = std::min(kLanes, rows - r);
+  for (int64_t l = 0; l < lanes; ++l) {
+    T* to = out + (c + l) * rows + r;
+    if (count == kLanes) {
+      for (int64_t i = 0; i < kLanes; ++i) store(to + i, square.at[l][i]);
+    } else {
+      for (int64_t i = 0; i < count; ++i) store(to + i, square.at[l][i]);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace smoe

@@ -1,0 +1,99 @@
+#include "smoe/kernels/packed_weights.h"
+
+#include <gtest/gtest.h>
+#include <torch/torch.h>
+
+#include "smoe/kernels/block_gemm.h"
+#include "smoe/kernels/moe_mlp_bodies.h"
+#include "tests/kernels/mixture_case.h"
+
+namespace smoe {
+namespace {
+
+using namespace testing;
+
+/// The matrix that a packed expert stands for, read element by element.
+at::Tensor unpacked(const at::Tensor& packed, int64_t e, int64_t part, int64_t K, int64_t N) {
+  const bool pairs = packed.scalar_type() == at::kBFloat16;
+  const at::Tensor blocks = packed[e][part].to(at::kFloat).contiguous();
+  at::Tensor out = torch::zeros({K, N});
+  for (int64_t k = 0; k < K; ++k) {
+    for (int64_t n = 0; n < N; ++n) {
+      const int64_t c = n % kPackedColumns;
+      const int64_t at = pairs ? k / 2 * 2 * kPackedColumns + 2 * c + k % 2 : k * kPackedColumns + c;
+      out[k][n] = blocks[n / kPackedColumns].view({-1})[at];
+    }
+  }
+  return out;
+}
+
+TEST(PackedWeights, HoldTheMatricesOfBothProducts) {
+  for (const auto type : {at::kFloat, at::kBFloat16}) {
+    for (const auto& [out, in] : {std::pair(3, 5), std::pair(64, 16), std::pair(70, 33)}) {
+      const at::Tensor w = torch::randn({2, 2 * out, in}), rounded = w.to(type).to(at::kFloat);
+      const at::Tensor forward = packed_weights(w, WeightUse::kForward, 2, type);
+      const at::Tensor backward = packed_weights(w, WeightUse::kBackward, 1, type);
+      for (int64_t part = 0; part < 2; ++part) {
+        EXPECT_TRUE(torch::equal(unpacked(forward, 1, part, in, out), rounded[1].narrow(0, part * out, out).t()));
+      }
+      EXPECT_TRUE(torch::equal(unpacked(backward, 1, 0, 2 * out, in), rounded[1]));
+      const at::Tensor turned = w.transpose(1, 2).contiguous().transpose(1, 2);  // other strides, the same numbers
+      EXPECT_TRUE(torch::equal(unpacked(packed_weights(turned, WeightUse::kForward, 2, type), 0, 1, in, out),
+                               rounded[0].narrow(0, out, out).t()));
+    }
+  }
+}
+
+TEST(PackedWeights, ArePackedOncePerVersion) {
+  const at::Tensor w = torch::randn({2, 4, 6});
+  const auto pack = [&] { return packed_weights(w, WeightUse::kForward, 1, at::kFloat); };
+  const at::Tensor first = pack();
+  EXPECT_TRUE(pack().is_same(first));
+  EXPECT_FALSE(packed_weights(w, WeightUse::kBackward, 1, at::kFloat).is_same(first));
+  w.add_(1);
+  const at::Tensor second = pack();
+  EXPECT_FALSE(second.is_same(first));
+  EXPECT_TRUE(torch::equal(unpacked(second, 1, 0, 6, 4), w[1].t()));
+}
+
+TEST(PackedWeights, AnotherTensorAtTheSamePlaceIsAnotherTensor) {
+  for (int i = 0; i < 50; ++i) {
+    const at::Tensor w = torch::full({1, 2, 2}, i, torch::kFloat);
+    EXPECT_EQ(unpacked(packed_weights(w, WeightUse::kForward, 1, at::kFloat), 0, 0, 2, 2)[0][0].item<float>(), i);
+  }
+}
+
+TEST(PackedWeights, WithoutAVersionNothingIsKept) {
+  const c10::InferenceMode inference;
+  const at::Tensor w = torch::zeros({1, 2, 2});
+  packed_weights(w, WeightUse::kForward, 1, at::kFloat);
+  w.add_(3);
+  EXPECT_EQ(unpacked(packed_weights(w, WeightUse::kForward, 1, at::kFloat), 0, 0, 2, 2)[1][1].item<float>(), 3);
+}
+
+TEST(PackedWeights, AnOptimizersStepIsSeen) {
+  MixtureCase c = make_case({.T = 40, .K = 2, .E = 3, .D = 16, .H = 32}, 9).to(at::kFloat);
+  for (at::Tensor* w : {&c.weights.w1, &c.weights.w2}) w->set_requires_grad(true);
+  torch::optim::SGD optimizer({c.weights.w1, c.weights.w2}, torch::optim::SGDOptions(0.1));
+  for (int step = 0; step < 3; ++step) {
+    optimizer.zero_grad();
+    const at::Tensor y = body("moe_mlp").run(c);
+    EXPECT_TRUE(torch::allclose(y, body("reference").run(c), 1e-4, 1e-4)) << "step " << step;
+    y.square().mean().backward();
+    optimizer.step();
+  }
+}
+
+TEST(PackedWeights, TheFastBodyIsTakenWhereThereAreMicrokernels) {
+  const MixtureCase c = make_case({.T = 2, .K = 1, .E = 2, .D = 4, .H = 3}, 10);
+  for (const auto type : {at::kFloat, at::kBFloat16}) {
+    const MixtureCase typed = c.to(type);
+    EXPECT_EQ(moe_mlp_cpu_takes(typed.x, typed.weights, Activation::kRelu), has_block_gemm(type));
+  }
+  EXPECT_FALSE(moe_mlp_cpu_takes(c.x, c.weights, Activation::kRelu));  // fp64
+  const MixtureCase bf16 = c.to(at::kBFloat16);
+  EXPECT_FALSE(moe_mlp_cpu_takes(bf16.x, bf16.weights, Activation::kSwiglu));  // an odd H in pairs of rows
+}
+
+}  // namespace
+}  // namespace smoe
