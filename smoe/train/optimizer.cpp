@@ -1,102 +1,159 @@
 #include "smoe/train/optimizer.h"
 
-#include <torch/nn/utils/clip_grad.h>
-#include <torch/optim/adam.h>
-#include <torch/optim/adamw.h>
+#include <ATen/Parallel.h>
+#include <ATen/core/LegacyTypeDispatch.h>
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/_fused_adam.h>
+#include <ATen/ops/_fused_adamw.h>
+#include <ATen/ops/dot.h>
+#include <ATen/ops/scalar_tensor.h>
+#include <ATen/ops/stack.h>
+#include <ATen/ops/zeros.h>
+#include <ATen/ops/zeros_like.h>
 
-#include <tuple>
+#include <algorithm>
 
-#include "smoe/base/error.h"
+#include "smoe/tensor/one_thread.h"
 
 namespace smoe {
 namespace {
 
-template <class Options>
-Options make_options(const OptimizerConfig& config) {
-  return Options(config.lr)
-      .betas(std::make_tuple(config.beta1, config.beta2))
-      .eps(config.epsilon)
-      .weight_decay(config.weight_decay);
-}
+constexpr int64_t kNormPiece = 65536;
 
-/// The moments of a parameter as its optimizer keeps them, made where it has none yet.
-template <class State>
-State& state_of(torch::optim::Optimizer& optimizer, const at::Tensor& parameter) {
-  auto& entry = optimizer.state()[parameter.unsafeGetTensorImpl()];
-  if (entry == nullptr) {
-    auto fresh = std::make_unique<State>();
-    fresh->step(0);
-    fresh->exp_avg(torch::zeros_like(parameter, at::MemoryFormat::Preserve));
-    fresh->exp_avg_sq(torch::zeros_like(parameter, at::MemoryFormat::Preserve));
-    entry = std::move(fresh);
-  }
-  return static_cast<State&>(*entry);
-}
-
-template <class State>
-void append_state(torch::optim::Optimizer& optimizer, const at::Tensor& parameter, const std::string& name,
-                  NamedTensors& out) {
-  const State& state = state_of<State>(optimizer, parameter);
-  out.emplace_back("adam.mean." + name, state.exp_avg());
-  out.emplace_back("adam.square." + name, state.exp_avg_sq());
-  out.emplace_back("adam.updates." + name, torch::tensor(state.step(), torch::kLong));
-}
+// LibTorch's update takes whole vectors in one loop and what is left over in another, which rounds otherwise. Cut at
+// multiples of this, a parameter's elements fall to the same loop in every share.
+constexpr int64_t kVectors = 64;
 
 }  // namespace
 
+/// A range of the elements of one parameter.
+struct TrainOptimizer::Piece {
+  const Entry* entry;
+  at::Tensor gradient;  // of the whole parameter, contiguous
+  int64_t first, size;
+
+  at::Tensor of(const at::Tensor& whole) const { return whole.detach().view({-1}).narrow(0, first, size); }
+};
+
 TrainOptimizer::TrainOptimizer(const torch::nn::Module& model, const OptimizerConfig& config) : config_(config) {
   for (const auto& item : model.named_parameters()) {
-    if (!item.value().requires_grad()) continue;
+    const at::Tensor& parameter = item.value();
+    if (!parameter.requires_grad()) continue;
+    const at::Tensor zeros = at::zeros_like(parameter.detach(), at::MemoryFormat::Contiguous);
     names_.push_back(item.key());
-    parameters_.push_back(item.value());
-  }
-  if (config.kind == "adamw") {
-    optimizer_ = std::make_unique<torch::optim::AdamW>(parameters_, make_options<torch::optim::AdamWOptions>(config));
-  } else {
-    optimizer_ = std::make_unique<torch::optim::Adam>(parameters_, make_options<torch::optim::AdamOptions>(config));
+    entries_.push_back({parameter, zeros, zeros.clone(), at::zeros({}, at::kLong)});
   }
 }
 
-TrainOptimizer::~TrainOptimizer() = default;
-
-double TrainOptimizer::clip_gradients() { return torch::nn::utils::clip_grad_norm_(parameters_, config_.clip_norm); }
-
-void TrainOptimizer::step(double lr) {
-  for (auto& group : optimizer_->param_groups()) group.options().set_lr(lr);
-  optimizer_->step();
+double TrainOptimizer::gradient_norm() const {
+  const at::NoGradGuard no_grad;
+  std::vector<at::Tensor> pieces;
+  bool on_cpu = true;
+  for (const Entry& entry : entries_) {
+    if (!entry.parameter.grad().defined()) continue;
+    const at::Tensor gradient = entry.parameter.grad().contiguous().view({-1});
+    on_cpu = on_cpu && gradient.is_cpu();
+    for (const at::Tensor& piece : gradient.split(kNormPiece)) pieces.push_back(piece);
+  }
+  if (pieces.empty()) return 0;
+  const auto count = static_cast<int64_t>(pieces.size());
+  std::vector<at::Tensor> squares(pieces.size());
+  at::parallel_for(0, count, on_cpu ? 1 : count, [&](int64_t begin, int64_t end) {
+    const at::AutoDispatchBelowADInplaceOrView no_autograd;
+    const OneThreadProducts one_thread;
+    for (auto i = static_cast<size_t>(begin); i < static_cast<size_t>(end); ++i) {
+      squares[i] = at::dot(pieces[i], pieces[i]);
+    }
+  });
+  // The pieces are the same on any number of threads, and so is the order in which they are added up.
+  return at::stack(squares).to(at::kDouble).sum().sqrt().item<double>();
 }
 
-void TrainOptimizer::zero_gradients() { optimizer_->zero_grad(/*set_to_none=*/true); }
-
-NamedTensors TrainOptimizer::state() const {
-  NamedTensors out;
-  for (size_t i = 0; i < names_.size(); ++i) {
-    if (config_.kind == "adamw") {
-      append_state<torch::optim::AdamWParamState>(*optimizer_, parameters_[i], names_[i], out);
-    } else {
-      append_state<torch::optim::AdamParamState>(*optimizer_, parameters_[i], names_[i], out);
+std::vector<std::vector<TrainOptimizer::Piece>> TrainOptimizer::shares(int64_t count) const {
+  int64_t left = 0;
+  for (const Entry& entry : entries_) left += entry.parameter.grad().defined() ? entry.parameter.numel() : 0;
+  std::vector<std::vector<Piece>> out(static_cast<size_t>(count));
+  size_t share = 0;
+  int64_t room = left / count;
+  for (const Entry& entry : entries_) {
+    if (!entry.parameter.grad().defined()) continue;
+    const at::Tensor gradient = entry.parameter.grad().contiguous();
+    const int64_t numel = gradient.numel();
+    for (int64_t first = 0; first < numel;) {
+      const bool last = share + 1 == out.size();
+      const int64_t whole = (std::max<int64_t>(room, 1) + kVectors - 1) / kVectors * kVectors;
+      const int64_t size = last ? numel - first : std::min(numel - first, whole);
+      out[share].push_back({&entry, gradient, first, size});
+      first += size;
+      room -= size;
+      left -= size;
+      if (room <= 0 && !last) room = left / (count - static_cast<int64_t>(++share));
     }
   }
   return out;
 }
 
-void TrainOptimizer::load_state(const NamedTensors& state, const std::string& source) {
-  // The moments are overwritten in place; the counts are numbers, so they go through tensors of their own.
-  const NamedTensors targets = this->state();
-  copy_tensors(state, targets, source);
-  for (size_t i = 0; i < names_.size(); ++i) {
-    const int64_t updates = targets[3 * i + 2].second.item<int64_t>();
-    if (config_.kind == "adamw") {
-      state_of<torch::optim::AdamWParamState>(*optimizer_, parameters_[i]).step(updates);
-    } else {
-      state_of<torch::optim::AdamParamState>(*optimizer_, parameters_[i]).step(updates);
-    }
+void TrainOptimizer::update(const std::vector<Piece>& share, double lr,
+                            const std::optional<at::Tensor>& divisor) const {
+  std::vector<at::Tensor> parameters, gradients, means, squares, updates;
+  for (const Piece& piece : share) {
+    parameters.push_back(piece.of(piece.entry->parameter));
+    gradients.push_back(piece.of(piece.gradient));
+    means.push_back(piece.of(piece.entry->mean));
+    squares.push_back(piece.of(piece.entry->square));
+    updates.push_back(piece.entry->updates.to(parameters.back().device(), at::kFloat));
   }
+  const auto fused = config_.kind == "adamw" ? at::_ops::_fused_adamw_::call : at::_ops::_fused_adam_::call;
+  fused(parameters, gradients, means, squares, {}, updates, lr, config_.beta1, config_.beta2, config_.weight_decay,
+        config_.epsilon, /*amsgrad=*/false, /*maximize=*/false, divisor, /*found_inf=*/std::nullopt);
+}
+
+void TrainOptimizer::step(double lr, double norm) {
+  const at::NoGradGuard no_grad;
+  const Entry* first = nullptr;
+  for (Entry& entry : entries_) {
+    if (!entry.parameter.grad().defined()) continue;
+    if (first == nullptr) first = &entry;
+    entry.updates += 1;
+    // Who keeps something made of a parameter (a packed copy) knows by its version that it is out of date; the update
+    // below goes past the counter.
+    entry.parameter.unsafeGetTensorImpl()->bump_version();
+  }
+  if (first == nullptr) return;
+  const double excess = (norm + 1e-6) / config_.clip_norm;
+  std::optional<at::Tensor> divisor;
+  if (excess > 1)
+    divisor = at::scalar_tensor(excess, first->parameter.options().dtype(at::kFloat).requires_grad(false));
+  // All parameters in one region, in as many equal shares as there are threads: most parameters are too small to share.
+  const int64_t threads = first->parameter.is_cpu() ? at::get_num_threads() : 1;
+  const std::vector<std::vector<Piece>> all = shares(threads);
+  at::parallel_for(0, threads, 1, [&](int64_t begin, int64_t end) {
+    const at::AutoDispatchBelowADInplaceOrView no_autograd;
+    for (int64_t i = begin; i < end; ++i) update(all[static_cast<size_t>(i)], lr, divisor);
+  });
+}
+
+void TrainOptimizer::zero_gradients() {
+  for (Entry& entry : entries_) entry.parameter.mutable_grad() = at::Tensor();
+}
+
+NamedTensors TrainOptimizer::state() const {
+  NamedTensors out;
+  for (size_t i = 0; i < names_.size(); ++i) {
+    out.emplace_back("adam.mean." + names_[i], entries_[i].mean);
+    out.emplace_back("adam.square." + names_[i], entries_[i].square);
+    out.emplace_back("adam.updates." + names_[i], entries_[i].updates);
+  }
+  return out;
+}
+
+void TrainOptimizer::load_state(const NamedTensors& loaded, const std::string& source) {
+  copy_tensors(loaded, state(), source);
 }
 
 std::string TrainOptimizer::first_bad_gradient() const {
   for (size_t i = 0; i < names_.size(); ++i) {
-    const at::Tensor& gradient = parameters_[i].grad();
+    const at::Tensor& gradient = entries_[i].parameter.grad();
     if (gradient.defined() && !gradient.isfinite().all().item<bool>()) return names_[i];
   }
   return "";

@@ -1,31 +1,28 @@
-// LibTorch's optimizers over the trainable parameters of a model, with a state that is saved by parameter name.
+// Adam and AdamW over the trainable parameters of a model, with a state that is saved by parameter name.
 #pragma once
 
 #include <torch/nn/module.h>
 
-#include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "smoe/tensor/tensor_io.h"
 #include "smoe/train/recipe.h"
 
-namespace torch::optim {
-class Optimizer;
-}
-
 namespace smoe {
 
-/// Updates the parameters that ask for a gradient; frozen ones are unknown to it, to its state and to the clip norm.
+/// Updates the parameters that ask for a gradient; frozen ones are unknown to it, to its state and to the norm. The
+/// update is LibTorch's fused one; its bits do not depend on the number of threads.
 class TrainOptimizer {
  public:
   TrainOptimizer(const torch::nn::Module& model, const OptimizerConfig& config);
-  ~TrainOptimizer();
 
-  /// The L2 norm of all gradients; scales them to clip_norm where they exceed it.
-  double clip_gradients();
-  /// One update with learning rate `lr`.
-  void step(double lr);
+  /// The L2 norm of all gradients together; not finite where one of them is not.
+  double gradient_norm() const;
+  /// One update with learning rate `lr`, of gradients scaled by min(1, clip_norm / (norm + 1e-6)); `norm` is what
+  /// gradient_norm() returned. Parameters without a gradient stay as they are. Leaves the gradients scaled.
+  void step(double lr, double norm);
   void zero_gradients();
 
   /// First and second moments and the number of updates of every parameter: "adam.mean.NAME" and so on.
@@ -39,10 +36,18 @@ class TrainOptimizer {
   std::string first_bad_gradient() const;
 
  private:
+  /// A trainable parameter and what Adam keeps of it.
+  struct Entry {
+    at::Tensor parameter, mean, square;
+    at::Tensor updates;  // int64 [], on the CPU
+  };
+  struct Piece;
+  std::vector<std::vector<Piece>> shares(int64_t count) const;
+  void update(const std::vector<Piece>& share, double lr, const std::optional<at::Tensor>& divisor) const;
+
   OptimizerConfig config_;
   std::vector<std::string> names_;
-  std::vector<at::Tensor> parameters_;
-  std::unique_ptr<torch::optim::Optimizer> optimizer_;
+  std::vector<Entry> entries_;
 };
 
 }  // namespace smoe

@@ -117,11 +117,11 @@ Trainer::StepResult Trainer::train_step(StatsBook* book) {
     if (!std::isfinite(result.loss)) stop_on_bad_value("loss", segment, memories_before, position_before, result.k);
     loss.backward();
   }
-  result.gradient_norm = optimizer_.clip_gradients();
+  result.gradient_norm = optimizer_.gradient_norm();
   if (!std::isfinite(result.gradient_norm)) {
     stop_on_bad_value("gradient", segment, memories_before, position_before, result.k);
   }
-  optimizer_.step(result.lr);
+  optimizer_.step(result.lr, result.gradient_norm);
   result.tokens = segment.input.numel();
   ++step_;
   tokens_ += result.tokens;

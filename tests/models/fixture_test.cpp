@@ -1,6 +1,7 @@
 // The published numeric fixture of SMoE-Dropout's Transformer-XL, to 1e-6 in fp64.
 #include <gtest/gtest.h>
 
+#include "smoe/train/optimizer.h"
 #include "tests/models/fixture_model.h"
 
 namespace smoe {
@@ -140,14 +141,11 @@ TEST(Fixture, ADetachedRouterInputGivesOtherGradients) {
 
 TEST(Fixture, OneClippedAdamStep) {
   const auto model = fixture_model(false);
-  std::vector<at::Tensor> trainable;
-  for (const at::Tensor& p : model->parameters()) {
-    if (p.requires_grad()) trainable.push_back(p);
-  }
-  torch::optim::Adam adam(trainable, torch::optim::AdamOptions(1e-2));
+  TrainOptimizer adam(*model, {.clip_norm = 0.25});
   backward_of_third_segment(*model);
-  torch::nn::utils::clip_grad_norm_(trainable, 0.25);
-  adam.step();
+  const double norm = adam.gradient_norm();
+  EXPECT_NEAR(norm, 1.60114585, 1e-6);
+  adam.step(1e-2, norm);
   expect_near(fixture_nll(*model, 1), {2.68262265, 2.19898080, 2.42034188});
   expect_near(fixture_nll(*model, 2), {2.72280243, 2.24120683, 2.46027743});
   expect_near(fixture_nll(*model, 4), {2.76976320, 2.27462877, 2.46915079});

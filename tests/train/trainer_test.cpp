@@ -46,15 +46,6 @@ TEST(Trainer, TheRouterStaysAsItWasDrawn) {
   EXPECT_EQ(routers, 4);  // weight and bias of two layers
 }
 
-TEST(TrainOptimizer, KnowsNothingOfFrozenParameters) {
-  TempFolder folder;
-  const auto model = make_model(tiny_recipe(folder.path()).spec(256), RandomStream(1));
-  const TrainOptimizer optimizer(*model, {});
-  for (const std::string& name : optimizer.names()) EXPECT_EQ(name.find("router"), std::string::npos);
-  EXPECT_EQ(optimizer.names().size(), named_tensors(*model).size() - 4);
-  EXPECT_EQ(optimizer.state().size(), 3 * optimizer.names().size());
-}
-
 TEST(Trainer, AccumulatedMicroBatchesGiveTheSameStep) {
   TempFolder folder;
   Recipe recipe = tiny_recipe(folder.path());
