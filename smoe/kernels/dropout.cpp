@@ -2,42 +2,35 @@
 
 #include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
+#include <c10/util/BFloat16.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <algorithm>
 
 #include "smoe/base/error.h"
-#include "smoe/base/philox.h"
+#include "smoe/kernels/dropout_rows.h"
 
 namespace smoe {
 namespace {
 
-struct Bernoulli {
-  uint64_t drop_below = 0;  // a word below this drops its element
-  float scale = 1;          // what a kept element is multiplied by
+constexpr int64_t kTile = 1024, kTilesPerTask = 16;
 
-  explicit Bernoulli(double p) {
-    require(p >= 0 && p < 1, "dropout: p must be in [0, 1), got ", p);
-    drop_below = bernoulli_threshold(p);
-    scale = static_cast<float>(1.0 / (1.0 - p));
-  }
-  float operator()(uint32_t word) const { return word < drop_below ? 0.0f : scale; }
-};
-
-/// Fills out[0, count) from the blocks first_block, first_block + 1, … of the stream (key, high).
-void fill_mask(float* out, int64_t count, uint64_t key, uint64_t first_block, uint64_t high, const Bernoulli& keep) {
-  const int64_t whole = count / 4;
-  for (int64_t b = 0; b < whole; ++b) {
-    const PhiloxBlock block = philox(key, first_block + static_cast<uint64_t>(b), high);
-    for (int64_t i = 0; i < 4; ++i) out[4 * b + i] = keep(block[static_cast<size_t>(i)]);
-  }
-  if (count % 4 != 0) {
-    const PhiloxBlock block = philox(key, first_block + static_cast<uint64_t>(whole), high);
-    for (int64_t i = 0; i < count % 4; ++i) out[4 * whole + i] = keep(block[static_cast<size_t>(i)]);
-  }
+/// out = x · mask; the mask exists for a tile at a time.
+template <class Scalar>
+void multiply_by_mask(const at::Tensor& x, const DropoutRule& rule, at::Tensor& out) {
+  const Scalar* in = x.const_data_ptr<Scalar>();
+  Scalar* to = out.mutable_data_ptr<Scalar>();
+  const int64_t count = x.numel();
+  at::parallel_for(0, (count + kTile - 1) / kTile, kTilesPerTask, [&](int64_t begin, int64_t end) {
+    float mask[kTile];
+    for (int64_t first = begin * kTile; first < std::min(end * kTile, count); first += kTile) {
+      const int64_t size = std::min(kTile, count - first);
+      fill_dropout(rule, 0, first, size, mask);
+      for (int64_t i = 0; i < size; ++i) to[first + i] = in[first + i] * static_cast<Scalar>(mask[i]);
+    }
+  });
 }
-
-constexpr int64_t kBlocksPerTask = 4096;
 
 class DropoutFunction : public torch::autograd::Function<DropoutFunction> {
  public:
@@ -55,25 +48,35 @@ class DropoutFunction : public torch::autograd::Function<DropoutFunction> {
 
  private:
   static at::Tensor apply_mask(const at::Tensor& x, double p, int64_t key) {
-    const at::Tensor mask = dropout_mask(x.numel(), p, static_cast<uint64_t>(key));
-    return x * mask.view(x.sizes()).to(x.options());
+    const DropoutRule rule(p, static_cast<uint64_t>(key));
+    const at::Tensor from = x.is_cpu() ? x.contiguous() : x;
+    if (x.is_cpu()) {
+      at::Tensor out = at::empty_like(from);
+      switch (x.scalar_type()) {
+        case at::kFloat: multiply_by_mask<float>(from, rule, out); return out;
+        case at::kDouble: multiply_by_mask<double>(from, rule, out); return out;
+        case at::kBFloat16: multiply_by_mask<c10::BFloat16>(from, rule, out); return out;
+        default: break;
+      }
+    }
+    return x * dropout_mask(x.numel(), p, static_cast<uint64_t>(key)).view(x.sizes()).to(x.options());
   }
 };
 
 }  // namespace
 
 at::Tensor dropout_mask(int64_t count, double p, uint64_t key) {
-  const Bernoulli keep(p);
+  const DropoutRule rule(p, key);
   at::Tensor mask = at::empty({count}, at::kFloat);
   float* out = mask.mutable_data_ptr<float>();
-  at::parallel_for(0, (count + 3) / 4, kBlocksPerTask, [&](int64_t begin, int64_t end) {
-    fill_mask(out + 4 * begin, std::min(4 * end, count) - 4 * begin, key, static_cast<uint64_t>(begin), 0, keep);
+  at::parallel_for(0, (count + kTile - 1) / kTile, kTilesPerTask, [&](int64_t begin, int64_t end) {
+    fill_dropout(rule, 0, begin * kTile, std::min(end * kTile, count) - begin * kTile, out + begin * kTile);
   });
   return mask;
 }
 
 at::Tensor expert_dropout_mask(const at::Tensor& token, int64_t expert, int64_t hidden, double p, uint64_t key) {
-  const Bernoulli keep(p);
+  const DropoutRule rule(p, key);
   require(token.dim() == 1 && token.scalar_type() == at::kLong && token.is_cpu() && token.is_contiguous(),
           "expert_dropout_mask: token must be int64 [R], contiguous, on the CPU, got ", token.scalar_type(), " ",
           token.sizes());
@@ -81,22 +84,20 @@ at::Tensor expert_dropout_mask(const at::Tensor& token, int64_t expert, int64_t 
   at::Tensor mask = at::empty({rows, hidden}, at::kFloat);
   float* out = mask.mutable_data_ptr<float>();
   const int64_t* tokens = token.const_data_ptr<int64_t>();
-  at::parallel_for(0, rows, std::max<int64_t>(1, 4 * kBlocksPerTask / std::max<int64_t>(hidden, 1)),
-                   [&](int64_t begin, int64_t end) {
-                     for (int64_t r = begin; r < end; ++r) {
-                       const uint64_t high = (static_cast<uint64_t>(expert) << 32) | static_cast<uint32_t>(tokens[r]);
-                       fill_mask(out + r * hidden, hidden, key, 0, high, keep);
-                     }
-                   });
+  const int64_t grain = std::max<int64_t>(1, kTile * kTilesPerTask / std::max<int64_t>(hidden, 1));
+  at::parallel_for(0, rows, grain, [&](int64_t begin, int64_t end) {
+    for (int64_t r = begin; r < end; ++r) {
+      fill_dropout(rule, expert_counter(tokens[r], expert), 0, hidden, out + r * hidden);
+    }
+  });
   return mask;
 }
 
 void fill_expert_mask(const int32_t* token, int64_t rows, int64_t expert, int64_t first_unit, int64_t units, double p,
                       uint64_t key, float* out) {
-  const Bernoulli keep(p);
+  const DropoutRule rule(p, key);
   for (int64_t r = 0; r < rows; ++r) {
-    const uint64_t high = (static_cast<uint64_t>(expert) << 32) | static_cast<uint32_t>(token[r]);
-    fill_mask(out + r * units, units, key, static_cast<uint64_t>(first_unit / 4), high, keep);
+    fill_dropout(rule, expert_counter(token[r], expert), first_unit, units, out + r * units);
   }
 }
 

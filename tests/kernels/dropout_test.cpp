@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "smoe/base/philox.h"
+#include "smoe/kernels/dropout_rows_levels.h"
 #include "tests/base/temp_folder.h"
 #include "tests/kernels/mixture_case.h"
 
@@ -54,6 +55,48 @@ TEST(Dropout, AnElementsFateIsAFunctionOfItsNumberAndTheKey) {
     const bool dropped = block[static_cast<size_t>(n % 4)] < bernoulli_threshold(0.3);
     EXPECT_EQ(long_mask[n].item<float>() == 0, dropped) << n;
   }
+}
+
+TEST(Dropout, EveryInstructionSetFollowsTheRule) {
+  std::vector<FillDropoutWords> levels = {fill_dropout_baseline()};
+#if defined(__x86_64__)
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) levels.push_back(fill_dropout_avx2());
+  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+      __builtin_cpu_supports("avx512vl")) {
+    levels.push_back(fill_dropout_avx512());
+  }
+#endif
+  const uint64_t key = 0xfedcba9876543210u, high = 0x0123456789abcdefu;
+  for (const uint32_t last : {0u, 123456789u, 0x80000000u, 0xffffffffu}) {
+    for (const uint64_t first : {uint64_t{0}, uint64_t{5}, (uint64_t{1} << 32) - 7, ~uint64_t{0} - 70}) {
+      for (const int64_t count : {0, 1, 3, 4, 127, 128, 129, 270}) {
+        std::vector<float> want;
+        for (int64_t n = 0; n < count; ++n) {
+          const PhiloxBlock block = philox(key, first + static_cast<uint64_t>(n / 4), high);
+          want.push_back(block[static_cast<size_t>(n % 4)] <= last ? 0.0f : 1.25f);
+        }
+        want.push_back(-1);  // what lies behind must stay
+        for (size_t level = 0; level < levels.size(); ++level) {
+          std::vector<float> got(static_cast<size_t>(count) + 1, -1);
+          levels[level]({key, high, last, 1.25f}, first, count, got.data());
+          EXPECT_EQ(got, want) << "level " << level << ", first " << first << ", count " << count;
+        }
+      }
+    }
+  }
+}
+
+TEST(Dropout, ATileOfARowIsThatPartOfIt) {
+  const at::Tensor tokens = torch::tensor({9, 0, 5, 70000}, torch::kInt64),
+                   mask = expert_dropout_mask(tokens, 2, 301, 0.4, 1);
+  const at::Tensor ids = tokens.to(torch::kInt32);
+  for (const auto& [first, units] : std::vector<std::pair<int64_t, int64_t>>{{0, 301}, {4, 1}, {128, 173}, {300, 1}}) {
+    at::Tensor tile = torch::empty({4, units});
+    fill_expert_mask(ids.data_ptr<int32_t>(), 4, 2, first, units, 0.4, 1, tile.data_ptr<float>());
+    EXPECT_TRUE(torch::equal(tile, mask.narrow(1, first, units))) << first;
+  }
+  // So near to 1 that every word drops.
+  EXPECT_EQ(dropout_mask(1000, 1 - 1e-12, 3).abs().sum().item<float>(), 0);
 }
 
 TEST(Dropout, AnExpertsMaskIsAFunctionOfTokenExpertAndUnit) {
