@@ -1,11 +1,13 @@
 // The tool: reads the command line, does what the verb says, and turns every error into one clear line.
 #include <c10/util/Exception.h>
+#include <malloc.h>
 #include <unistd.h>
 
 #include <cstdio>
 #include <cstdlib>
 #include <exception>
 #include <iostream>
+#include <limits>
 
 #include "cli/verbs.h"
 #include "smoe/base/error.h"
@@ -28,6 +30,15 @@ void wait_passively(char** argv) {
   if (std::getenv("OMP_WAIT_POLICY") != nullptr || std::getenv("GOMP_SPINCOUNT") != nullptr) return;
   ::setenv("OMP_WAIT_POLICY", "PASSIVE", 1);
   ::execv("/proc/self/exe", argv);  // returns only where it fails, and then active waiting has to do
+}
+
+/// Memory that is freed stays with the program. Every step asks for the same tensors again, and glibc would give large
+/// ones back and take them new each time, all pages to be cleared.
+void keep_freed_memory() {
+#if defined(__GLIBC__)
+  ::mallopt(M_MMAP_THRESHOLD, 1 << 30);
+  ::mallopt(M_TRIM_THRESHOLD, std::numeric_limits<int>::max());
+#endif
 }
 
 /// What CLI11 did not understand, in one line with the nearest name that it would have.
@@ -73,6 +84,7 @@ int run(int argc, char** argv) {
     return report(describe(error, app), kCallersFault);
   }
   wait_passively(argv);
+  keep_freed_memory();
   return program.work();
 }
 
