@@ -12,7 +12,7 @@ namespace smoe {
 struct AttentionInput {
   at::Tensor memory;         ///< [B, M, D], this layer's past inputs
   at::Tensor positions;      ///< [M + S, D], row t for the distance M + S − 1 − t
-  at::Tensor hidden_keys;    ///< bool [S, M + S], true where a query must not see a key
+  int64_t window = -1;       ///< a query sees at most so many places back; −1: all
   at::Tensor content_bias;   ///< u [N, P], shared by all layers
   at::Tensor position_bias;  ///< v [N, P], shared by all layers
   double dropout = 0;        ///< of the probabilities
@@ -36,13 +36,5 @@ class RelativeAttention : public torch::nn::Module {
 
 /// The table of sines and cosines for the distances length−1 … 0: [length, width], sines first, then cosines.
 at::Tensor relative_positions(int64_t length, int64_t width, const at::TensorOptions& options);
-
-/// Which keys each of S queries must not see, bool [S, M + S]: later ones and, where window ≥ 0, those more than
-/// `window` places back.
-at::Tensor hidden_keys(int64_t segment, int64_t memory, int64_t window, at::Device device);
-
-/// out[.., i, j] = x[.., i, j + (S − 1 − i)] where that exists; x [G, S, L] → [G, S, L]. Entries past the diagonal
-/// j = i + L − S hold values of other rows and must be masked.
-at::Tensor relative_shift(const at::Tensor& x);
 
 }  // namespace smoe

@@ -124,7 +124,7 @@ at::Tensor TransformerXl::forward(const at::Tensor& tokens, Memory& memory, cons
   AttentionInput attention;
   attention.positions =
       dropout(relative_positions(M + S, D, x.options().requires_grad(false)), p, pass.random.at("positions").key());
-  attention.hidden_keys = hidden_keys(S, M, pass.fixed_window ? pass.memory_length : -1, x.device());
+  attention.window = pass.fixed_window ? pass.memory_length : -1;
   attention.content_bias = content_bias_;
   attention.position_bias = position_bias_;
   attention.dropout = pass.training ? spec_.model.attention_dropout : 0;

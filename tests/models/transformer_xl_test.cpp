@@ -107,17 +107,6 @@ TEST(TransformerXl, OutputOfAMixtureShrinksWithKAtTheStart) {
   }
 }
 
-TEST(RelativeShift, IsTheIndexFormula) {
-  const at::Tensor x = torch::arange(15, torch::kDouble).view({1, 3, 5});
-  const at::Tensor y = relative_shift(x);
-  const int64_t S = 3, L = 5;
-  for (int64_t i = 0; i < S; ++i) {
-    for (int64_t j = 0; j <= i + L - S; ++j) {
-      EXPECT_EQ(y[0][i][j].item<double>(), x[0][i][j + S - 1 - i].item<double>()) << i << ' ' << j;
-    }
-  }
-}
-
 TEST(TransformerXl, SegmentsAndMemoryEqualOneLongForward) {
   const torch::NoGradGuard no_grad;
   const auto model = fixture_model(false);

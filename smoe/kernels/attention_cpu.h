@@ -1,0 +1,237 @@
+// What forward and backward of attention's CPU body share: one head of one sequence at a time, its queries in blocks.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <new>
+#include <type_traits>
+#include <vector>
+
+#include "smoe/kernels/attention.h"
+#include "smoe/kernels/attention_rows.h"
+#include "smoe/kernels/block_gemm.h"
+#include "smoe/kernels/dropout_rows.h"
+
+namespace smoe::attention_cpu {
+
+constexpr int64_t kQueries = 32;  // of a block; even
+constexpr int64_t kColumns = 64;  // keys or places of a block
+
+inline int64_t blocks_of(int64_t count) { return (count + kColumns - 1) / kColumns; }
+
+/// The sizes of a call.
+struct Shape {
+  int64_t B, S, L, N, P;
+  int64_t wide;  ///< P, made even for bf16, whose second operands have their rows in pairs
+  int64_t window;
+  float scale;
+  double dropout;
+  uint64_t dropout_key;
+
+  int64_t columns() const { return blocks_of(L); }
+  int64_t heads() const { return (P + kColumns - 1) / kColumns; }
+  /// The width of a buffer of scores: off a power of two, lest its rows fall into the same lines of the cache.
+  int64_t row() const { return columns() * kColumns + 32; }
+
+  int64_t first_key(int64_t query) const { return window < 0 ? 0 : std::max<int64_t>(0, query + L - S - window); }
+  int64_t keys(int64_t query) const { return query + L - S + 1 - first_key(query); }
+};
+
+/// A block of queries and the blocks of keys and of places that any of them sees.
+struct Block {
+  Block(const Shape& shape, int64_t first_query)
+      : first(first_query), rows(std::min(kQueries, shape.S - first_query)), padded((rows + 1) / 2 * 2) {
+    const int64_t last = first + rows - 1;
+    key_begin = shape.first_key(first) / kColumns;
+    key_end = blocks_of(last + shape.L - shape.S + 1);
+    place_begin = (shape.first_key(last) + shape.S - 1 - last) / kColumns;
+    place_end = shape.columns();
+  }
+
+  int64_t keys() const { return (key_end - key_begin) * kColumns; }
+  int64_t places() const { return (place_end - place_begin) * kColumns; }
+
+  int64_t first, rows, padded;  ///< padded: rows, even
+  int64_t key_begin, key_end, place_begin, place_end;
+};
+
+/// What a query sees, as ranges of the columns of its block's buffers.
+struct Span {
+  Span(const Shape& shape, const Block& block, int64_t r) {
+    const int64_t query = block.first + r, from = shape.first_key(query);
+    key = from - block.key_begin * kColumns;
+    place = from + shape.S - 1 - query - block.place_begin * kColumns;
+    count = shape.keys(query);
+  }
+  Span() = default;
+
+  int64_t key = 0, place = 0, count = 0;
+};
+
+/// Sets all but [first, first + count) of a row of `width` numbers to zero.
+inline void clear_around(float* row, int64_t first, int64_t count, int64_t width) {
+  std::fill(row, row + first, 0.0f);
+  std::fill(row + first + count, row + width, 0.0f);
+}
+
+inline void store_row(const float* in, int64_t count, float* out) { std::copy_n(in, count, out); }
+inline void store_row(const float* in, int64_t count, c10::BFloat16* out) {
+  attention_rows().to_bf16(in, count, reinterpret_cast<uint16_t*>(out));
+}
+
+/// Memory that starts on a line of the cache, as the microkernels' loads want it.
+template <class T>
+struct LineAllocator {
+  using value_type = T;
+  LineAllocator() = default;
+  template <class U>
+  explicit LineAllocator(const LineAllocator<U>&) {}
+  T* allocate(size_t count) { return static_cast<T*>(::operator new(count * sizeof(T), std::align_val_t{64})); }
+  void deallocate(T* memory, size_t) { ::operator delete(memory, std::align_val_t{64}); }
+  bool operator==(const LineAllocator&) const = default;
+};
+
+template <class T>
+using Buffer = std::vector<T, LineAllocator<T>>;
+
+/// Where element (k, n) of a second operand of 64 columns stands; bf16 has its rows in pairs.
+template <class T>
+constexpr int64_t operand_index(int64_t k, int64_t n) {
+  return std::is_same_v<T, float> ? k * kColumns + n : k / 2 * 2 * kColumns + 2 * n + k % 2;
+}
+
+/// The transpose of matrix [L, P], its rows `stride` apart, as second operands: out [columns, wide, 64], the rows by 64,
+/// zeros where there is none.
+template <class T>
+void pack_transposed(const Shape& shape, const T* matrix, int64_t stride, Buffer<T>& out) {
+  out.assign(static_cast<size_t>(shape.columns() * shape.wide * kColumns), T(0));
+  for (int64_t row = 0; row < shape.L; ++row) {
+    T* block = out.data() + row / kColumns * shape.wide * kColumns;
+    for (int64_t p = 0; p < shape.P; ++p) block[operand_index<T>(p, row % kColumns)] = matrix[row * stride + p];
+  }
+}
+
+/// The matrix itself in squares: out [columns, heads, 64, 64], rows and columns by 64, zeros where there is nothing.
+template <class T>
+void pack_rows(const Shape& shape, const T* matrix, int64_t stride, Buffer<T>& out) {
+  out.assign(static_cast<size_t>(shape.columns() * shape.heads() * kColumns * kColumns), T(0));
+  for (int64_t row = 0; row < shape.L; ++row) {
+    for (int64_t first = 0; first < shape.P; first += kColumns) {
+      T* square = out.data() + (row / kColumns * shape.heads() + first / kColumns) * kColumns * kColumns;
+      const T* from = matrix + row * stride + first;
+      const int64_t count = std::min(kColumns, shape.P - first);
+      for (int64_t p = 0; p < count; ++p) square[operand_index<T>(row % kColumns, p)] = from[p];
+    }
+  }
+}
+
+/// The places of one head, which all sequences share.
+template <class T>
+struct Places {
+  Buffer<T> transposed, rows;  // rows for backward only
+};
+
+/// The inputs as pointers.
+template <class T>
+struct Inputs {
+  const T *query, *key_value;
+  const float *u, *v;  // [N, P]
+
+  const T* queries(const Shape& s, int64_t b, int64_t n, int64_t i) const {
+    return query + ((b * s.S + i) * s.N + n) * s.P;
+  }
+  const T* keys(const Shape& s, int64_t b, int64_t n) const { return key_value + (b * s.L * 2 * s.N + n) * s.P; }
+  const T* values(const Shape& s, int64_t b, int64_t n) const { return keys(s, b, n) + s.N * s.P; }
+};
+
+/// Queries of a block plus either bias, and the scores that come of them.
+template <class T>
+struct Scores {
+  explicit Scores(const Shape& shape)
+      : with_u(static_cast<size_t>(kQueries * shape.wide)),
+        with_v(with_u.size()),
+        content(static_cast<size_t>(kQueries * shape.row())),
+        relative(content.size()) {}
+
+  void compute(const Shape& shape, const Block& block, const Inputs<T>& in, int64_t b, int64_t n, const T* keys,
+               const T* places) {
+    std::fill(with_u.begin(), with_u.end(), T(0));
+    std::fill(with_v.begin(), with_v.end(), T(0));
+    for (int64_t r = 0; r < block.rows; ++r) {
+      const T* query = in.queries(shape, b, n, block.first + r);
+      T *to_u = with_u.data() + r * shape.wide, *to_v = with_v.data() + r * shape.wide;
+      for (int64_t p = 0; p < shape.P; ++p) {
+        to_u[p] = static_cast<T>(static_cast<float>(query[p]) + in.u[n * shape.P + p]);
+        to_v[p] = static_cast<T>(static_cast<float>(query[p]) + in.v[n * shape.P + p]);
+      }
+    }
+    product(shape, block.padded, with_u.data(), keys, block.key_begin, block.key_end, content.data());
+    product(shape, block.padded, with_v.data(), places, block.place_begin, block.place_end, relative.data());
+  }
+
+  /// out [rows, blocks · 64] = a [rows, wide] · the blocks [begin, end) of a packed transpose.
+  static void product(const Shape& shape, int64_t rows, const T* a, const T* transposed, int64_t begin, int64_t end,
+                      float* out) {
+    for (int64_t block = begin; block < end; ++block) {
+      block_gemm(rows, kColumns, shape.wide, a, shape.wide, transposed + block * shape.wide * kColumns, kColumns,
+                 out + (block - begin) * kColumns, shape.row(), false);
+    }
+  }
+
+  Buffer<T> with_u, with_v;
+  Buffer<float> content, relative;  // [32, row]
+};
+
+/// out [rows, heads · 64] = a [rows, ·] · the squares [begin, end) of packed rows.
+template <class T>
+void times_rows(const Shape& shape, int64_t rows, const T* a, const T* squares, int64_t begin, int64_t end,
+                float* out) {
+  const int64_t heads = shape.heads(), width = heads * kColumns;
+  for (int64_t p = 0; p < heads; ++p) {
+    for (int64_t block = begin; block < end; ++block) {
+      block_gemm(rows, kColumns, kColumns, a + (block - begin) * kColumns, shape.row(),
+                 squares + (block * heads + p) * kColumns * kColumns, kColumns, out + p * kColumns, width,
+                 block > begin);
+    }
+  }
+}
+
+/// The dropout masks of rows, by the rule of kernels/dropout.h over [N, B, S, L].
+class MaskRows {
+ public:
+  explicit MaskRows(const Shape& shape)
+      : shape_(shape), rule_(shape.dropout, shape.dropout_key), mask_(static_cast<size_t>(shape.L) + 4) {}
+
+  /// Of the keys that a query sees; null without dropout.
+  const float* of(int64_t b, int64_t n, int64_t query) {
+    if (shape_.dropout == 0) return nullptr;
+    const int64_t first = ((n * shape_.B + b) * shape_.S + query) * shape_.L + shape_.first_key(query);
+    fill_dropout(rule_, 0, first / 4 * 4, shape_.keys(query) + first % 4, mask_.data());
+    return mask_.data() + first % 4;
+  }
+
+ private:
+  const Shape& shape_;
+  DropoutRule rule_;
+  Buffer<float> mask_;
+};
+
+/// out [B, S, N·P] and log_sum [N, B, S].
+template <class T>
+void forward(const Shape& shape, const Inputs<T>& in, const T* position, T* out, float* log_sum);
+
+/// Where the gradients go; those of biases as sums over a head of a sequence [N, B, P].
+template <class T>
+struct Gradients {
+  T *query, *key_value, *position;
+  float *u, *v;
+};
+
+/// `out` and `log_sum` are what forward gave, `gradient` [B, S, N·P] is that of out.
+template <class T>
+void backward(const Shape& shape, const Inputs<T>& in, const T* position, const T* out, const float* log_sum,
+              const T* gradient, const Gradients<T>& to);
+
+}  // namespace smoe::attention_cpu

@@ -1,0 +1,8 @@
+// The passes for processors with AVX2 and FMA.
+#include "smoe/kernels/attention_rows_body.h"
+
+namespace smoe {
+
+AttentionRows attention_rows_avx2() { return make_attention_rows(); }
+
+}  // namespace smoe
