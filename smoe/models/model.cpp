@@ -1,9 +1,8 @@
 #include "smoe/models/model.h"
 
-#include <ATen/ops/cross_entropy_loss.h>
-
 #include "smoe/base/error.h"
 #include "smoe/base/suggest.h"
+#include "smoe/kernels/cross_entropy.h"
 #include "smoe/models/transformer_xl.h"
 
 namespace smoe {
@@ -29,7 +28,7 @@ std::shared_ptr<LanguageModel> make_model(const ModelSpec& spec, const RandomStr
 }
 
 at::Tensor mean_nll(const at::Tensor& logits, const at::Tensor& targets) {
-  return at::cross_entropy_loss(logits.reshape({-1, logits.size(-1)}), targets.reshape({-1}));
+  return mean_cross_entropy(logits.reshape({-1, logits.size(-1)}), targets.reshape({-1}));
 }
 
 }  // namespace smoe

@@ -1,9 +1,7 @@
 #include "smoe/models/transformer_xl.h"
 
-#include <ATen/core/grad_mode.h>
 #include <ATen/ops/arange.h>
 #include <ATen/ops/cat.h>
-#include <ATen/ops/embedding.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/layer_norm.h>
 #include <ATen/ops/ones.h>
@@ -14,8 +12,20 @@
 
 #include "smoe/base/error.h"
 #include "smoe/kernels/dropout.h"
+#include "smoe/kernels/embedding.h"
 
 namespace smoe {
+namespace {
+
+/// The last `length` places of memory [B, M, D] and inputs [B, S, D], or as many as there are.
+at::Tensor remember(const at::Tensor& memory, const at::Tensor& inputs, int64_t length) {
+  const int64_t M = memory.size(1), S = inputs.size(1), old = std::clamp<int64_t>(length - S, 0, M);
+  const int64_t fresh = std::min(length, S);
+  const at::Tensor last = inputs.narrow(1, S - fresh, fresh);
+  return old == 0 ? last.contiguous() : at::cat({memory.narrow(1, M - old, old), last}, 1);
+}
+
+}  // namespace
 
 TransformerXlBlock::TransformerXlBlock(const ModelSpec& spec, bool is_moe, const RandomStream& random)
     : dropout_(spec.model.dropout) {
@@ -118,7 +128,7 @@ at::Tensor TransformerXl::forward(const at::Tensor& tokens, Memory& memory, cons
           " sequences, tokens of ", B);
   const double p = pass.training ? spec_.model.dropout : 0;
 
-  at::Tensor x = at::embedding(embedding_, tokens) * std::sqrt(static_cast<double>(D));
+  at::Tensor x = embed(embedding_, tokens, std::sqrt(static_cast<double>(D)));
   x = dropout(x, p, pass.random.at("embedding").key());
   if (pass.probe) pass.probe("embedding", x);
   AttentionInput attention;
@@ -138,11 +148,7 @@ at::Tensor TransformerXl::forward(const at::Tensor& tokens, Memory& memory, cons
     attention.dropout_key = route.random.at("attention").key();
     const TransformerXlBlock::Result result =
         blocks_[layer]->forward(x, attention, route, pass, static_cast<int64_t>(layer), precision_);
-    {
-      const at::NoGradGuard no_grad;
-      const int64_t keep = std::min(pass.memory_length, M + S);
-      remembered = at::cat({remembered, x.detach()}, 1).narrow(1, M + S - keep, keep).contiguous();
-    }
+    remembered = remember(remembered, x.detach(), pass.memory_length);
     x = result.y;
     route.state = result.state;
   }
