@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <cstring>
 #include <new>
 #include <type_traits>
 #include <vector>
@@ -96,20 +97,37 @@ struct LineAllocator {
 template <class T>
 using Buffer = std::vector<T, LineAllocator<T>>;
 
-/// Where element (k, n) of a second operand of 64 columns stands; bf16 has its rows in pairs.
-template <class T>
-constexpr int64_t operand_index(int64_t k, int64_t n) {
-  return std::is_same_v<T, float> ? k * kColumns + n : k / 2 * 2 * kColumns + 2 * n + k % 2;
-}
-
 /// The transpose of matrix [L, P], its rows `stride` apart, as second operands: out [columns, wide, 64], the rows by 64,
 /// zeros where there is none.
 template <class T>
 void pack_transposed(const Shape& shape, const T* matrix, int64_t stride, Buffer<T>& out) {
+  // A second operand is made of words: a number, or the pair of two bf16 that stand side by side in the matrix too.
+  constexpr int64_t kWord = sizeof(uint32_t) / sizeof(T), kTogether = 16;
   out.assign(static_cast<size_t>(shape.columns() * shape.wide * kColumns), T(0));
-  for (int64_t row = 0; row < shape.L; ++row) {
-    T* block = out.data() + row / kColumns * shape.wide * kColumns;
-    for (int64_t p = 0; p < shape.P; ++p) block[operand_index<T>(p, row % kColumns)] = matrix[row * stride + p];
+  for (int64_t first = 0; first < shape.L; first += kTogether) {
+    const int64_t rows = std::min(kTogether, shape.L - first);
+    const T* from = matrix + first * stride;
+    T* to = out.data() + first / kColumns * shape.wide * kColumns + first % kColumns * kWord;
+    for (int64_t p = 0; p < shape.P; p += kWord) {
+      const size_t bytes = static_cast<size_t>(std::min(kWord, shape.P - p)) * sizeof(T);
+      for (int64_t r = 0; r < rows; ++r) std::memcpy(to + p * kColumns + r * kWord, from + r * stride + p, bytes);
+    }
+  }
+}
+
+/// Two rows of a matrix, as a pair of a second operand; there may be no second one.
+inline void store_pair(const float* even, const float* odd, int64_t count, float* out) {
+  std::copy_n(even, count, out);
+  if (odd != nullptr) std::copy_n(odd, count, out + kColumns);
+}
+inline void store_pair(const c10::BFloat16* even, const c10::BFloat16* odd, int64_t count, c10::BFloat16* out) {
+  if (odd == nullptr) {
+    for (int64_t i = 0; i < count; ++i) out[2 * i] = even[i];
+    return;
+  }
+  for (int64_t i = 0; i < count; ++i) {
+    out[2 * i] = even[i];
+    out[2 * i + 1] = odd[i];
   }
 }
 
@@ -117,13 +135,28 @@ void pack_transposed(const Shape& shape, const T* matrix, int64_t stride, Buffer
 template <class T>
 void pack_rows(const Shape& shape, const T* matrix, int64_t stride, Buffer<T>& out) {
   out.assign(static_cast<size_t>(shape.columns() * shape.heads() * kColumns * kColumns), T(0));
-  for (int64_t row = 0; row < shape.L; ++row) {
-    for (int64_t first = 0; first < shape.P; first += kColumns) {
-      T* square = out.data() + (row / kColumns * shape.heads() + first / kColumns) * kColumns * kColumns;
-      const T* from = matrix + row * stride + first;
-      const int64_t count = std::min(kColumns, shape.P - first);
-      for (int64_t p = 0; p < count; ++p) square[operand_index<T>(row % kColumns, p)] = from[p];
+  for (int64_t row = 0; row < shape.L; row += 2) {
+    for (int64_t p = 0; p < shape.P; p += kColumns) {
+      T* square = out.data() + (row / kColumns * shape.heads() + p / kColumns) * kColumns * kColumns;
+      const T* from = matrix + row * stride + p;
+      store_pair(from, row + 1 < shape.L ? from + stride : nullptr, std::min(kColumns, shape.P - p),
+                 square + row % kColumns * kColumns);
     }
+  }
+}
+
+/// Rows of `sum` [columns, P, 64], transposed: calls store(row, its P numbers) for each of L.
+template <class Store>
+void for_each_row(const Shape& shape, const float* sum, Buffer<float>& rows, const Store& store) {
+  constexpr int64_t kTogether = 16;
+  rows.resize(static_cast<size_t>(kTogether * shape.P));
+  for (int64_t first = 0; first < shape.L; first += kTogether) {
+    const int64_t count = std::min(kTogether, shape.L - first);
+    const float* from = sum + first / kColumns * shape.P * kColumns + first % kColumns;
+    for (int64_t p = 0; p < shape.P; ++p) {
+      for (int64_t r = 0; r < count; ++r) rows[static_cast<size_t>(r * shape.P + p)] = from[p * kColumns + r];
+    }
+    for (int64_t r = 0; r < count; ++r) store(first + r, rows.data() + r * shape.P);
   }
 }
 
@@ -153,7 +186,8 @@ struct Scores {
       : with_u(static_cast<size_t>(kQueries * shape.wide)),
         with_v(with_u.size()),
         content(static_cast<size_t>(kQueries * shape.row())),
-        relative(content.size()) {}
+        relative(content.size()),
+        sum(static_cast<size_t>(shape.P)) {}
 
   void compute(const Shape& shape, const Block& block, const Inputs<T>& in, int64_t b, int64_t n, const T* keys,
                const T* places) {
@@ -161,11 +195,12 @@ struct Scores {
     std::fill(with_v.begin(), with_v.end(), T(0));
     for (int64_t r = 0; r < block.rows; ++r) {
       const T* query = in.queries(shape, b, n, block.first + r);
-      T *to_u = with_u.data() + r * shape.wide, *to_v = with_v.data() + r * shape.wide;
-      for (int64_t p = 0; p < shape.P; ++p) {
-        to_u[p] = static_cast<T>(static_cast<float>(query[p]) + in.u[n * shape.P + p]);
-        to_v[p] = static_cast<T>(static_cast<float>(query[p]) + in.v[n * shape.P + p]);
-      }
+      for (int64_t p = 0; p < shape.P; ++p)
+        sum[static_cast<size_t>(p)] = static_cast<float>(query[p]) + in.u[n * shape.P + p];
+      store_row(sum.data(), shape.P, with_u.data() + r * shape.wide);
+      for (int64_t p = 0; p < shape.P; ++p)
+        sum[static_cast<size_t>(p)] = static_cast<float>(query[p]) + in.v[n * shape.P + p];
+      store_row(sum.data(), shape.P, with_v.data() + r * shape.wide);
     }
     product(shape, block.padded, with_u.data(), keys, block.key_begin, block.key_end, content.data());
     product(shape, block.padded, with_v.data(), places, block.place_begin, block.place_end, relative.data());
@@ -182,6 +217,7 @@ struct Scores {
 
   Buffer<T> with_u, with_v;
   Buffer<float> content, relative;  // [32, row]
+  Buffer<float> sum;                // a query plus a bias
 };
 
 /// out [rows, heads · 64] = a [rows, ·] · the squares [begin, end) of packed rows.

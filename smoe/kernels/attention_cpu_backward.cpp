@@ -166,12 +166,9 @@ class HeadBackward {
 
   void store_keys(int64_t b, int64_t n) {
     for (int64_t part = 0; part < 2; ++part) {
-      const float* sum = (part == 0 ? of_keys_ : of_values_).data();
-      for (int64_t j = 0; j < s_.L; ++j) {
-        const float* column = sum + j / kColumns * s_.P * kColumns + j % kColumns;
-        for (int64_t p = 0; p < s_.P; ++p) row_[static_cast<size_t>(p)] = column[p * kColumns];
-        store_row(row_.data(), s_.P, to_.key_value + (((b * s_.L + j) * 2 + part) * s_.N + n) * s_.P);
-      }
+      for_each_row(s_, (part == 0 ? of_keys_ : of_values_).data(), rows_, [&](int64_t j, const float* row) {
+        store_row(row, s_.P, to_.key_value + (((b * s_.L + j) * 2 + part) * s_.N + n) * s_.P);
+      });
     }
   }
 
@@ -187,7 +184,7 @@ class HeadBackward {
   Buffer<float> of_probability_;  // [32, row]
   Buffer<T> of_output_, turned_;
   Buffer<T> keys_, values_, key_rows_;
-  Buffer<float> of_keys_, of_values_, by_keys_, by_places_, row_;
+  Buffer<float> of_keys_, of_values_, by_keys_, by_places_, row_, rows_;
 };
 
 }  // namespace
@@ -214,17 +211,14 @@ void backward(const Shape& s, const Inputs<T>& in, const T* position, const T* o
     release_block_gemm(c10::CppTypeToScalarType<T>::value);
   });
   at::parallel_for(0, s.N, 1, [&](int64_t begin, int64_t end) {
-    Buffer<float> row(static_cast<size_t>(s.P));
+    Buffer<float> rows;
     for (int64_t n = begin; n < end; ++n) {
       float* sum = of_places.data() + n * s.B * part;
       for (int64_t b = 1; b < s.B; ++b) {
         for (int64_t i = 0; i < part; ++i) sum[i] += sum[b * part + i];
       }
-      for (int64_t t = 0; t < s.L; ++t) {
-        const float* column = sum + t / kColumns * s.P * kColumns + t % kColumns;
-        for (int64_t p = 0; p < s.P; ++p) row[static_cast<size_t>(p)] = column[p * kColumns];
-        store_row(row.data(), s.P, to.position + (t * s.N + n) * s.P);
-      }
+      for_each_row(s, sum, rows,
+                   [&](int64_t t, const float* row) { store_row(row, s.P, to.position + (t * s.N + n) * s.P); });
     }
   });
 }
