@@ -13,13 +13,12 @@
 #include <torch/library.h>
 
 #include <algorithm>
-#include <cstdlib>
 #include <optional>
 #include <string>
 #include <tuple>
 
 #include "smoe/base/error.h"
-#include "smoe/base/suggest.h"
+#include "smoe/kernels/kernel_choice.h"
 #include "smoe/kernels/moe_mlp_bodies.h"
 
 namespace smoe {
@@ -51,15 +50,6 @@ void check_arguments(const MlpCall& call) {
           weight.sizes());
   require(options.dropout_p >= 0 && options.dropout_p < 1, "moe_mlp: dropout must be in [0, 1), got ",
           options.dropout_p);
-}
-
-/// Whether the environment asks for the plain body. Read at each call, so that a program can compare the two.
-bool reference_is_forced() {
-  const char* set = std::getenv("SMOE_KERNEL");
-  const std::string kernel = set == nullptr ? "" : set;
-  require(kernel.empty() || kernel == "reference", "SMOE_KERNEL='", kernel, "' is not known",
-          suggest(kernel, {"reference"}));
-  return !kernel.empty();
 }
 
 using MaybeTensor = std::optional<at::Tensor>;
@@ -164,7 +154,7 @@ class MoeMlpFunction : public torch::autograd::Function<MoeMlpFunction> {
     static const auto op =
         c10::Dispatcher::singleton().findSchemaOrThrow("smoe::moe_mlp_forward", "").typed<decltype(forward_kernel)>();
     const at::AutoDispatchBelowADInplaceOrView below;
-    const bool reference = reference_is_forced();
+    const bool reference = reference_kernels_forced();
     const auto [y, hidden] =
         op.call(x, expert, weight, w1, b1, w2, b2, activation, dropout_p, dropout_key, keep_hidden, reference);
     const at::Tensor none;
@@ -223,7 +213,7 @@ at::Tensor without_autograd(const at::Tensor& x, const at::Tensor& expert, const
   static const auto op =
       c10::Dispatcher::singleton().findSchemaOrThrow("smoe::moe_mlp_forward", "").typed<decltype(forward_kernel)>();
   return std::get<0>(op.call(x, expert, weight, w1, b1, w2, b2, activation, dropout_p, dropout_key,
-                             /*keep_hidden=*/false, reference_is_forced()));
+                             /*keep_hidden=*/false, reference_kernels_forced()));
 }
 
 }  // namespace
