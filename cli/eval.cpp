@@ -1,7 +1,12 @@
 // smoe eval: the loss of a model on held-out text, at any setting of its dial.
+#include <ATen/Parallel.h>
+
 #include <algorithm>
 #include <charconv>
 #include <cstdio>
+#include <exception>
+#include <filesystem>
+#include <limits>
 #include <memory>
 #include <vector>
 
@@ -9,6 +14,7 @@
 
 #include "cli/verbs.h"
 #include "smoe/base/error.h"
+#include "smoe/base/json_lines.h"
 #include "smoe/models/model_folder.h"
 #include "smoe/train/evaluate.h"
 
@@ -57,6 +63,16 @@ void print_table(const std::vector<EvalResult>& results) {
   }
 }
 
+/// Adds an evaluation to the evaluations.jsonl of its run, from where smoe report takes it.
+void record(const std::filesystem::path& run, const nlohmann::ordered_json& evaluation) {
+  const std::filesystem::path path = run / "evaluations.jsonl";
+  try {
+    JsonLines(path, std::numeric_limits<int64_t>::max()).write(evaluation);
+  } catch (const std::exception& error) {  // a run on a medium that is read only can be measured all the same
+    std::fprintf(stderr, "smoe: warning: smoe report will not know of this evaluation: %s\n", error.what());
+  }
+}
+
 int eval(const EvalOptions& options) {
   options.compute.apply();
   require(options.tokens >= 0, "--tokens must be 0 or more, got ", options.tokens);
@@ -85,16 +101,21 @@ int eval(const EvalOptions& options) {
                             .tokens = options.tokens};
   std::vector<EvalResult> results;
   for (const int64_t k : ks) results.push_back(evaluate(*loaded.model, text, lengths, k, source));
-  if (!options.json) {
-    std::printf("%s on %s\n", loaded.folder.c_str(), source.c_str());
-    print_table(results);
-    return 0;
-  }
   nlohmann::ordered_json json{{"model", loaded.folder.string()},
+                              {"checkpoint", loaded.folder.filename().string()},
+                              {"step", recorded.step},
+                              {"split", options.split},
+                              {"threads", at::get_num_threads()},
                               {"data", {{"path", files.path()}, {"sha256", sha256}}},
                               {"results", nlohmann::ordered_json::array()}};
   for (const EvalResult& result : results) json["results"].push_back(to_json(result));
-  std::printf("%s\n", json.dump(2).c_str());
+  if (loaded.folder != options.model) record(options.model, json);
+  if (options.json) {
+    std::printf("%s\n", json.dump(2).c_str());
+  } else {
+    std::printf("%s on %s\n", loaded.folder.c_str(), source.c_str());
+    print_table(results);
+  }
   return 0;
 }
 
@@ -104,7 +125,8 @@ void add_eval(Program& program) {
   CLI::App* verb = add_verb(program, "eval", "measure a model on held-out text, at any number of active experts",
                             "smoe eval runs/first --split test --k 1,2,4,8,16");
   const auto options = std::make_shared<EvalOptions>();
-  verb->add_option("model", options->model, "a run (its best checkpoint at k = E) or a checkpoint")
+  verb->add_option("model", options->model,
+                   "a run (its best checkpoint at k = E; smoe report then shows the result) or a checkpoint")
       ->type_name("MODEL")
       ->required();
   verb->add_option("--data", options->data, "text file or folder; default: what the model was trained on")

@@ -119,6 +119,12 @@ void read_toml(const Fields& fields, std::string_view text, const std::string& s
   for (const Line& line : read_lines(fields, text, source)) assign(fields, line.setting);
 }
 
+std::vector<RawSetting> read_settings(std::string_view text, const std::string& source) {
+  std::vector<RawSetting> settings;
+  for (Line& line : read_lines({}, text, source)) settings.push_back(std::move(line.setting));
+  return settings;
+}
+
 void read_toml_file(const Fields& fields, const std::string& path) { read_toml(fields, read_file(path), path); }
 
 void set_field(const Fields& fields, std::string_view assignment) {

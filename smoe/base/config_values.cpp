@@ -18,13 +18,8 @@ struct Overloaded : Cases... {
 
 /// "string \"a\"", "integer 3": what came, for messages.
 std::string describe(const RawValue& value) {
-  return std::visit(Overloaded{[](int64_t v) { return "integer " + std::to_string(v); },
-                               [](double v) { return "number " + double_text(v); },
-                               [](bool v) { return std::string(v ? "true" : "false"); },
-                               [](const std::string& v) { return "string " + string_text(v); },
-                               [](const std::vector<int64_t>& v) { return "array " + list_text(v); },
-                               [](const NoValue& v) { return v.what; }},
-                    value);
+  constexpr const char* kTypes[] = {"integer ", "number ", "", "string ", "array ", ""};
+  return kTypes[value.index()] + value_text(value);
 }
 
 /// The value and its field, where one is to be put into the other.
@@ -114,6 +109,15 @@ std::string table_of(const std::string& name) {
 }
 
 }  // namespace
+
+std::string value_text(const RawValue& value) {
+  return std::visit(
+      Overloaded{[](int64_t v) { return std::to_string(v); }, [](double v) { return double_text(v); },
+                 [](bool v) { return std::string(v ? "true" : "false"); },
+                 [](const std::string& v) { return string_text(v); },
+                 [](const std::vector<int64_t>& v) { return list_text(v); }, [](const NoValue& v) { return v.what; }},
+      value);
+}
 
 bool is_table(const Fields& fields, std::string_view name) {
   const std::string prefix = std::string(name) + ".";

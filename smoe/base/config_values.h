@@ -25,6 +25,13 @@ struct RawSetting {
   std::string where;
 };
 
+/// The settings of a TOML document, in the order of its lines, for readers that know no fields to put them into. Throws
+/// UserError for what is not TOML; `source` names the document.
+std::vector<RawSetting> read_settings(std::string_view text, const std::string& source);
+
+/// A value as TOML text; what came instead of one in words.
+std::string value_text(const RawValue& value);
+
 /// Sets the field that `setting` names. Throws UserError for an unknown name, a wrong type or a value not allowed.
 void assign(const Fields& fields, const RawSetting& setting);
 

@@ -1,6 +1,7 @@
 #include "smoe/models/checkpoint_index.h"
 
 #include <cmath>
+#include <cstdio>
 
 #include <nlohmann/json.hpp>
 
@@ -50,6 +51,12 @@ IndexedCheckpoint read_entry(const nlohmann::ordered_json& index, const char* ke
 }
 
 }  // namespace
+
+std::string checkpoint_name(int64_t step) {
+  char name[32];
+  std::snprintf(name, sizeof name, "step-%08lld", static_cast<long long>(step));
+  return name;
+}
 
 CheckpointIndex read_checkpoint_index(const std::filesystem::path& checkpoints) {
   const std::filesystem::path path = checkpoints / kIndexName;

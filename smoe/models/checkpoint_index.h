@@ -1,11 +1,15 @@
 // checkpoints/index.json: which of a run's checkpoints is the last, and which are the best.
 #pragma once
 
+#include <cstdint>
 #include <filesystem>
 #include <limits>
 #include <string>
 
 namespace smoe {
+
+/// "step-00000500".
+std::string checkpoint_name(int64_t step);
 
 /// A checkpoint's folder name, and the validation loss it was chosen for.
 struct IndexedCheckpoint {

@@ -1,7 +1,6 @@
 #include "smoe/train/checkpoint_store.h"
 
 #include <algorithm>
-#include <cstdio>
 #include <vector>
 
 #include "smoe/base/error.h"
@@ -9,12 +8,6 @@
 #include "smoe/base/manifest.h"
 
 namespace smoe {
-
-std::string checkpoint_name(int64_t step) {
-  char name[32];
-  std::snprintf(name, sizeof name, "step-%08lld", static_cast<long long>(step));
-  return name;
-}
 
 namespace {
 

@@ -11,9 +11,6 @@
 
 namespace smoe {
 
-/// "step-00000500".
-std::string checkpoint_name(int64_t step);
-
 /// The folder `checkpoints` of a run. One process writes to it at a time.
 class CheckpointStore {
  public:

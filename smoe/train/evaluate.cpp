@@ -71,7 +71,7 @@ RecordedData recorded_data(const std::filesystem::path& checkpoint) {
   if (!std::filesystem::exists(path)) return {};
   const nlohmann::ordered_json json = nlohmann::ordered_json::parse(read_file(path), nullptr, false);
   if (!json.is_object() || !json.contains("data") || !json["data"].is_object()) return {};
-  return {json["data"].value("path", ""), json["data"].value("sha256", "")};
+  return {json["data"].value("path", ""), json["data"].value("sha256", ""), json.value("step", int64_t{0})};
 }
 
 nlohmann::ordered_json to_json(const EvalResult& result) {

@@ -42,9 +42,10 @@ struct EvalResult {
 EvalResult evaluate(LanguageModel& model, const TokenSequence& text, const EvalLengths& lengths, int64_t k,
                     const std::string& source);
 
-/// The text that a checkpoint was trained on, as its trainer.json says; empty strings where it does not.
+/// The text that a checkpoint was trained on and its step, as its trainer.json says; empty and 0 where it does not.
 struct RecordedData {
   std::string path, sha256;
+  int64_t step = 0;
 };
 RecordedData recorded_data(const std::filesystem::path& checkpoint);
 

@@ -1,0 +1,250 @@
+// What a report shows of its runs, as JSON.
+#include <algorithm>
+#include <cmath>
+#include <set>
+
+#include "smoe/base/build_info.h"
+#include "smoe/base/error.h"
+#include "smoe/study/report.h"
+
+namespace smoe {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+Json or_null(const std::optional<int64_t>& value) { return value ? Json(*value) : Json(nullptr); }
+
+/// JSON has no NaN and no infinity.
+Json finite(double value) { return std::isfinite(value) ? Json(value) : Json(nullptr); }
+
+/// Four digits are more than a heat map can show.
+double short_number(double value) { return std::round(value * 1e4) / 1e4; }
+
+/// An array of what `get` takes from each item.
+template <class Items, class Get>
+Json column(const Items& items, Get get) {
+  Json values = Json::array();
+  for (const auto& item : items) values.push_back(get(item));
+  return values;
+}
+
+/// Which of the lines to show: all, or about `limit`. Of each group of neighbours the last stays, and so do those with
+/// the lowest and the highest loss and the largest gradient, so that no peak is lost.
+std::vector<StepLine> thinned(const std::vector<StepLine>& lines, size_t limit) {
+  if (lines.size() <= limit) return lines;
+  constexpr size_t kKept = 4;
+  const size_t group = (kKept * lines.size() + limit - 1) / limit;
+  const auto by = [](double StepLine::* value) {
+    return [value](const StepLine& a, const StepLine& b) { return a.*value < b.*value; };
+  };
+  std::vector<StepLine> kept;
+  for (size_t begin = 0; begin < lines.size(); begin += group) {
+    const auto first = lines.begin() + static_cast<std::ptrdiff_t>(begin);
+    const auto end = first + static_cast<std::ptrdiff_t>(std::min(group, lines.size() - begin));
+    const std::set chosen{std::min_element(first, end, by(&StepLine::loss)),
+                          std::max_element(first, end, by(&StepLine::loss)),
+                          std::max_element(first, end, by(&StepLine::grad_norm)), end - 1};
+    for (const auto line : chosen) kept.push_back(*line);
+  }
+  return kept;
+}
+
+/// The training lines, column by column.
+Json training(const std::vector<StepLine>& lines) {
+  Json json{{"step", column(lines, [](const StepLine& line) { return line.step; })},
+            {"tokens", column(lines, [](const StepLine& line) { return line.tokens; })},
+            {"loss", column(lines, [](const StepLine& line) { return finite(line.loss); })},
+            {"bpc", column(lines, [](const StepLine& line) { return finite(line.bpc); })},
+            {"k", column(lines, [](const StepLine& line) { return or_null(line.k); })},
+            {"lr", column(lines, [](const StepLine& line) { return finite(line.lr); })},
+            {"grad_norm", column(lines, [](const StepLine& line) { return finite(line.grad_norm); })},
+            {"layers", Json::array()}};
+  const size_t layers = lines.empty() ? 0 : lines[0].layers.size();
+  for (size_t layer = 0; layer < layers; ++layer) {
+    json["layers"].push_back(
+        {{"entropy", column(lines, [&](const StepLine& line) { return finite(line.layers[layer].entropy); })},
+         {"dropped", column(lines, [&](const StepLine& line) { return finite(line.layers[layer].dropped); })}});
+  }
+  return json;
+}
+
+/// Load of each expert over time: "step" is the last of each column, "layers" holds for each layer its columns.
+Json heat_maps(const std::vector<StepLine>& lines, size_t columns) {
+  Json steps = Json::array(), maps = Json::array();
+  const size_t layers = lines.empty() ? 0 : lines[0].layers.size();
+  for (size_t layer = 0; layer < layers; ++layer) maps.push_back(Json::array());
+  const size_t group = (lines.size() + columns - 1) / columns;
+  for (size_t begin = 0; layers > 0 && begin < lines.size(); begin += group) {
+    const size_t end = std::min(lines.size(), begin + group);
+    steps.push_back(lines[end - 1].step);
+    for (size_t layer = 0; layer < layers; ++layer) {
+      std::vector<double> mean(lines[0].layers[layer].load.size(), 0.0);
+      for (size_t i = begin; i < end; ++i) {
+        for (size_t expert = 0; expert < mean.size(); ++expert) mean[expert] += lines[i].layers[layer].load[expert];
+      }
+      for (double& load : mean) load = short_number(load / static_cast<double>(end - begin));
+      maps[layer].push_back(mean);
+    }
+  }
+  return {{"step", steps}, {"layers", maps}};
+}
+
+/// The evaluations of the training itself, a series for each k.
+Json validation(const std::vector<ValidLine>& lines) {
+  std::vector<std::optional<int64_t>> ks;
+  for (const ValidLine& line : lines) {
+    if (std::find(ks.begin(), ks.end(), line.k) == ks.end()) ks.push_back(line.k);
+  }
+  return column(ks, [&](const std::optional<int64_t>& k) {
+    std::vector<ValidLine> own;
+    std::copy_if(lines.begin(), lines.end(), std::back_inserter(own),
+                 [&](const ValidLine& line) { return line.k == k; });
+    return Json{{"k", or_null(k)},
+                {"step", column(own, [](const ValidLine& line) { return line.step; })},
+                {"nll", column(own, [](const ValidLine& line) { return finite(line.nll); })},
+                {"bpc", column(own, [](const ValidLine& line) { return finite(line.bpc); })}};
+  });
+}
+
+Json to_json(const EvaluationRow& row) {
+  return {{"k", or_null(row.k)},
+          {"nll", finite(row.nll)},
+          {"bpc", finite(row.bpc)},
+          {"tokens", row.tokens},
+          {"active_parameters", finite(row.active_parameters)},
+          {"flops_per_token", finite(row.flops_per_token)},
+          {"tokens_per_second", finite(row.tokens_per_second)}};
+}
+
+/// Whether two evaluations measured the same thing.
+bool same_subject(const Evaluation& a, const Evaluation& b) {
+  return a.checkpoint == b.checkpoint && a.split == b.split && a.data_sha256 == b.data_sha256;
+}
+
+/// What is known of each checkpoint and text, the latest measured last. Of two measurements at the same k and of as many
+/// tokens the later one stands.
+Json evaluations(const std::vector<Evaluation>& all) {
+  std::vector<Evaluation> merged;
+  for (const Evaluation& evaluation : all) {
+    Evaluation subject = evaluation;
+    const auto earlier = std::find_if(merged.begin(), merged.end(),
+                                      [&](const Evaluation& other) { return same_subject(other, evaluation); });
+    if (earlier != merged.end()) {
+      for (const EvaluationRow& old : earlier->rows) {
+        const bool replaced =
+            std::any_of(evaluation.rows.begin(), evaluation.rows.end(),
+                        [&](const EvaluationRow& row) { return row.k == old.k && row.tokens == old.tokens; });
+        if (!replaced) subject.rows.push_back(old);
+      }
+      merged.erase(earlier);
+    }
+    std::stable_sort(subject.rows.begin(), subject.rows.end(),
+                     [](const EvaluationRow& a, const EvaluationRow& b) { return a.k < b.k; });
+    merged.push_back(std::move(subject));
+  }
+  return column(merged, [](const Evaluation& evaluation) {
+    return Json{{"checkpoint", evaluation.checkpoint},
+                {"step", evaluation.step},
+                {"split", evaluation.split},
+                {"threads", evaluation.threads},
+                {"data", {{"path", evaluation.data_path}, {"sha256", evaluation.data_sha256}}},
+                {"rows", column(evaluation.rows, [](const EvaluationRow& row) { return to_json(row); })}};
+  });
+}
+
+Json to_json(const IndexedCheckpoint& entry) {
+  if (entry.name.empty()) return nullptr;
+  return {{"name", entry.name}, {"nll", finite(entry.nll)}};
+}
+
+/// What the clock said of the lines that are shown.
+Json timing(const std::vector<TimingLine>& all, const std::vector<StepLine>& shown) {
+  std::vector<TimingLine> lines;
+  std::copy_if(all.begin(), all.end(), std::back_inserter(lines), [&](const TimingLine& line) {
+    const auto same = std::lower_bound(shown.begin(), shown.end(), line.step,
+                                       [](const StepLine& other, int64_t step) { return other.step < step; });
+    return same != shown.end() && same->step == line.step;
+  });
+  return {{"step", column(lines, [](const TimingLine& line) { return line.step; })},
+          {"seconds", column(lines, [](const TimingLine& line) { return finite(line.seconds); })},
+          {"tokens_per_second", column(lines, [](const TimingLine& line) { return finite(line.tokens_per_second); })}};
+}
+
+Json run_json(const RunRecord& run, const std::string& name, const ReportLimits& limits) {
+  const std::vector<StepLine> shown = thinned(run.steps, limits.lines);
+  return {{"name", name},
+          {"path", run.path.string()},
+          {"step", run.step()},
+          {"planned_steps", run.planned_steps},
+          {"finished", run.is_finished()},
+          {"lines", run.steps.size()},
+          {"shown", shown.size()},
+          {"training", training(shown)},
+          {"load", heat_maps(run.steps, limits.columns)},
+          {"valid", validation(run.valid)},
+          {"timing", timing(run.timing, shown)},
+          {"evaluations", evaluations(run.evaluations)},
+          {"checkpoints",
+           {{"last", to_json(run.checkpoints.last)},
+            {"best_full", to_json(run.checkpoints.best_full)},
+            {"best_small", to_json(run.checkpoints.best_small)}}},
+          {"recipe", run.recipe},
+          {"environment", run.environment}};
+}
+
+std::filesystem::path full_path(const RunRecord& run) {
+  const std::filesystem::path full = std::filesystem::weakly_canonical(run.path);
+  return full.has_filename() ? full : full.parent_path();
+}
+
+/// The folder's name for each run, or where that would stand for two of them, the path as it was given.
+std::vector<std::string> run_names(const std::vector<RunRecord>& runs) {
+  std::vector<std::string> names;
+  for (const RunRecord& run : runs) {
+    const auto is_namesake = [&](const RunRecord& other) {
+      return full_path(other).filename() == full_path(run).filename();
+    };
+    const bool unique = std::count_if(runs.begin(), runs.end(), is_namesake) == 1;
+    names.push_back(unique ? full_path(run).filename().string() : run.path.string());
+  }
+  return names;
+}
+
+/// The settings in which the runs differ: [name, [value in each run, null where its recipe lacks it]].
+Json differences(const std::vector<RunRecord>& runs) {
+  std::vector<std::string> names;
+  for (const RunRecord& run : runs) {
+    for (const auto& [name, value] : run.recipe) {
+      if (std::find(names.begin(), names.end(), name) == names.end()) names.push_back(name);
+    }
+  }
+  Json rows = Json::array();
+  for (const std::string& name : names) {
+    const Json values = column(runs, [&](const RunRecord& run) -> Json {
+      const auto found =
+          std::find_if(run.recipe.begin(), run.recipe.end(), [&](const auto& s) { return s.first == name; });
+      return found == run.recipe.end() ? Json(nullptr) : Json(found->second);
+    });
+    if (std::any_of(values.begin(), values.end(), [&](const Json& value) { return value != values[0]; })) {
+      rows.push_back({name, values});
+    }
+  }
+  return rows;
+}
+
+}  // namespace
+
+Json report_data(const std::vector<RunRecord>& runs, const ReportLimits& limits) {
+  require(!runs.empty(), "a report needs a run");
+  std::set<std::filesystem::path> paths;
+  for (const RunRecord& run : runs) {
+    require(paths.insert(full_path(run)).second, run.path.string(), ": is named twice; a report shows a run once");
+  }
+  const std::vector<std::string> names = run_names(runs);
+  Json json{{"format", "smoe-report"}, {"version", 1}, {"smoe", kVersion}, {"runs", Json::array()}};
+  for (size_t i = 0; i < runs.size(); ++i) json["runs"].push_back(run_json(runs[i], names[i], limits));
+  json["differences"] = differences(runs);
+  return json;
+}
+
+}  // namespace smoe

@@ -1,0 +1,234 @@
+#include "smoe/study/run_record.h"
+
+#include <algorithm>
+#include <limits>
+#include <map>
+#include <string_view>
+
+#include "smoe/base/config_values.h"
+#include "smoe/base/error.h"
+#include "smoe/base/file.h"
+
+namespace smoe {
+namespace {
+
+using Json = nlohmann::json;
+
+/// A JSON object from outside, and its place for messages ("runs/a/metrics.jsonl:12").
+class Object {
+ public:
+  Object(const Json& json, std::string where) : json_(json), where_(std::move(where)) {
+    require(json_.is_object(), where_, ": is not a JSON object");
+  }
+
+  const std::string& where() const { return where_; }
+  bool has(const char* key) const { return json_.contains(key); }
+
+  int64_t integer(const char* key) const {
+    const Json& value = get(key);
+    require(is_integer(value), where_, ": \"", key, "\" must be an integer of at least 0");
+    return value.get<int64_t>();
+  }
+
+  std::optional<int64_t> optional_integer(const char* key) const {
+    if (get(key).is_null()) return std::nullopt;
+    return integer(key);
+  }
+
+  /// NaN for null, which is what a log has in place of a number that is not finite.
+  double number(const char* key) const {
+    const Json& value = get(key);
+    require(value.is_number() || value.is_null(), where_, ": \"", key, "\" must be a number");
+    return value.is_null() ? std::numeric_limits<double>::quiet_NaN() : value.get<double>();
+  }
+
+  std::string text(const char* key) const {
+    const Json& value = get(key);
+    require(value.is_string(), where_, ": \"", key, "\" must be a string");
+    return value.get<std::string>();
+  }
+
+  const Json& array(const char* key) const {
+    const Json& value = get(key);
+    require(value.is_array(), where_, ": \"", key, "\" must be an array");
+    return value;
+  }
+
+  Object object(const char* key) const { return {get(key), concat(where_, ": \"", key, "\"")}; }
+
+ private:
+  static bool is_integer(const Json& value) {
+    constexpr uint64_t kMax = std::numeric_limits<int64_t>::max();
+    return value.is_number_unsigned() ? value.get<uint64_t>() <= kMax
+                                      : value.is_number_integer() && value.get<int64_t>() >= 0;
+  }
+
+  const Json& get(const char* key) const {
+    const auto found = json_.find(key);
+    require(found != json_.end(), where_, ": \"", key, "\" is missing");
+    return *found;
+  }
+
+  const Json& json_;
+  std::string where_;
+};
+
+/// Calls `take` with each whole line of the log at `path`; with none where there is no such file.
+template <class Take>
+void for_each_line(const std::filesystem::path& path, Take take) {
+  if (!std::filesystem::exists(path)) return;
+  // Not mapped: a run that resumes cuts its logs, and a map that loses its end kills the reader.
+  const std::string text = read_file(path);
+  size_t begin = 0;
+  for (int64_t number = 1;; ++number) {
+    const size_t end = text.find('\n', begin);
+    if (end == std::string::npos) return;
+    const Json json = Json::parse(text.begin() + static_cast<std::ptrdiff_t>(begin),
+                                  text.begin() + static_cast<std::ptrdiff_t>(end), nullptr, false);
+    take(Object(json, concat(path.string(), ":", number)));
+    begin = end + 1;
+  }
+}
+
+LayerLine read_layer(const Object& object) {
+  LayerLine layer{.load = {}, .entropy = object.number("entropy"), .dropped = object.number("dropped")};
+  for (const Json& share : object.array("load")) {
+    require(share.is_number(), object.where(), ": \"load\" must hold numbers");
+    layer.load.push_back(share.get<float>());
+  }
+  return layer;
+}
+
+StepLine read_step_line(const Object& object) {
+  StepLine line{.step = object.integer("step"),
+                .tokens = object.integer("tokens"),
+                .loss = object.number("loss"),
+                .bpc = object.number("bpc"),
+                .lr = object.number("lr"),
+                .grad_norm = object.number("grad_norm"),
+                .k = object.optional_integer("k"),
+                .layers = {}};
+  for (const Json& layer : object.array("layers")) line.layers.push_back(read_layer({layer, object.where()}));
+  return line;
+}
+
+/// Throws where `line` cannot follow `before`: the charts need steps that rise and layers that stay.
+void require_follows(const StepLine& before, const StepLine& line, const std::string& where) {
+  require(line.step > before.step, where, ": step ", line.step, " does not come after step ", before.step,
+          " of the line before");
+  const auto same = [](const LayerLine& a, const LayerLine& b) { return a.load.size() == b.load.size(); };
+  require(std::equal(line.layers.begin(), line.layers.end(), before.layers.begin(), before.layers.end(), same), where,
+          ": has other layers or numbers of experts than the line before");
+}
+
+void read_metrics(const std::filesystem::path& path, RunRecord& run) {
+  std::map<std::optional<int64_t>, int64_t> last_valid;  // k → step
+  for_each_line(path, [&](const Object& object) {
+    if (!object.has("split")) {
+      StepLine line = read_step_line(object);
+      if (!run.steps.empty()) require_follows(run.steps.back(), line, object.where());
+      run.steps.push_back(std::move(line));
+      return;
+    }
+    ValidLine line{.step = object.integer("step"),
+                   .k = object.optional_integer("k"),
+                   .nll = object.number("nll"),
+                   .bpc = object.number("bpc")};
+    const auto [last, is_first] = last_valid.try_emplace(line.k, line.step);
+    // small_k may be all experts, and then there are two such lines at each step, which say the same.
+    if (!is_first && line.step == last->second) return;
+    require(is_first || line.step > last->second, object.where(), ": step ", line.step, " does not come after step ",
+            last->second, " of the evaluation before");
+    last->second = line.step;
+    run.valid.push_back(line);
+  });
+}
+
+std::vector<TimingLine> read_timing(const std::filesystem::path& path) {
+  std::vector<TimingLine> lines;
+  for_each_line(path, [&](const Object& object) {
+    const TimingLine line{.step = object.integer("step"),
+                          .seconds = object.number("seconds"),
+                          .tokens_per_second = object.number("tokens_per_second")};
+    require(lines.empty() || line.step > lines.back().step, object.where(), ": step ", line.step,
+            " does not come after the step of the line before");
+    lines.push_back(line);
+  });
+  return lines;
+}
+
+EvaluationRow read_evaluation_row(const Object& object) {
+  return {.k = object.optional_integer("value"),
+          .nll = object.number("nll"),
+          .bpc = object.number("bpc"),
+          .active_parameters = object.number("active_parameters"),
+          .flops_per_token = object.number("flops_per_token"),
+          .tokens_per_second = object.number("tokens_per_second"),
+          .tokens = object.integer("tokens")};
+}
+
+std::vector<Evaluation> read_evaluations(const std::filesystem::path& path) {
+  std::vector<Evaluation> evaluations;
+  for_each_line(path, [&](const Object& object) {
+    const Object data = object.object("data");
+    Evaluation evaluation{.checkpoint = object.text("checkpoint"),
+                          .split = object.text("split"),
+                          .data_path = data.text("path"),
+                          .data_sha256 = data.text("sha256"),
+                          .step = object.integer("step"),
+                          .threads = object.integer("threads"),
+                          .rows = {}};
+    for (const Json& row : object.array("results")) {
+      evaluation.rows.push_back(read_evaluation_row({row, object.where()}));
+    }
+    evaluations.push_back(std::move(evaluation));
+  });
+  return evaluations;
+}
+
+void read_recipe(const std::filesystem::path& path, RunRecord& run) {
+  for (const RawSetting& setting : read_settings(read_file(path), path.string())) {
+    run.recipe.emplace_back(setting.name, value_text(setting.value));
+    if (setting.name != "train.steps") continue;
+    const int64_t* steps = std::get_if<int64_t>(&setting.value);
+    require(steps != nullptr && *steps >= 1, setting.where, ": train.steps must be an integer of at least 1");
+    run.planned_steps = *steps;
+  }
+}
+
+CheckpointIndex read_index(const std::filesystem::path& checkpoints) {
+  if (!std::filesystem::exists(checkpoints / "index.json")) return {};
+  try {
+    return read_checkpoint_index(checkpoints);
+  } catch (const UserError&) {
+    // Between the reading of the index and the look at a folder it names, a running training may have replaced both.
+    return read_checkpoint_index(checkpoints);
+  }
+}
+
+}  // namespace
+
+bool RunRecord::is_finished() const {
+  return planned_steps > 0 && checkpoints.last.name == checkpoint_name(planned_steps);
+}
+
+RunRecord read_run(const std::filesystem::path& path) {
+  require(std::filesystem::is_directory(path), path.string(), ": no such run");
+  require(std::filesystem::exists(path / "recipe.toml"), path.string(), ": is not a run: it has no recipe.toml");
+  RunRecord run;
+  run.path = path;
+  read_recipe(path / "recipe.toml", run);
+  // Before the logs, so that a checkpoint that is seen has its lines.
+  run.checkpoints = read_index(path / "checkpoints");
+  const std::filesystem::path environment = path / "environment.json";
+  if (std::filesystem::exists(environment)) {
+    run.environment = nlohmann::ordered_json::parse(read_file(environment), nullptr, false);
+    require(run.environment.is_object(), environment.string(), ": is not a JSON object");
+  }
+  read_metrics(path / "metrics.jsonl", run);
+  run.timing = read_timing(path / "timing.jsonl");
+  run.evaluations = read_evaluations(path / "evaluations.jsonl");
+  return run;
+}
+
+}  // namespace smoe
