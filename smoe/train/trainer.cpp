@@ -78,7 +78,7 @@ Trainer::Trainer(RunFolder run, Recipe recipe)
   if (goes_on) load(store_.last());
   store_.remove_stale();
   run_.write_environment({{"path", files_.path()}, {"sha256", data_sha256_}});
-  metrics_ = std::make_unique<JsonLines>(run_.path() / "metrics.jsonl", goes_on ? step_ : -1);
+  metrics_ = std::make_unique<MetricsLog>(run_.path(), goes_on ? step_ : -1);
   timing_ = std::make_unique<JsonLines>(run_.path() / "timing.jsonl", goes_on ? step_ : -1);
 }
 

@@ -15,6 +15,7 @@
 #include "smoe/tensor/process_group.h"
 #include "smoe/train/checkpoint_store.h"
 #include "smoe/train/evaluate.h"
+#include "smoe/train/metrics_log.h"
 #include "smoe/train/optimizer.h"
 #include "smoe/train/plateau.h"
 #include "smoe/train/recipe.h"
@@ -75,7 +76,8 @@ class Trainer {
   BatchStream stream_;
   CheckpointStore store_;
   PlateauWatch plateau_;
-  std::unique_ptr<JsonLines> metrics_, timing_;
+  std::unique_ptr<MetricsLog> metrics_;
+  std::unique_ptr<JsonLines> timing_;
 
   // What a checkpoint holds beside model and optimizer.
   std::string data_sha256_;
