@@ -179,9 +179,10 @@ bool Trainer::run(const std::atomic<int>& stop, std::FILE* progress) {
       last_line = Clock::now();
       tokens_at_line = tokens_;
     }
-    char text[128];
-    std::snprintf(text, sizeof text, "step %lld  loss %.3f  %.3f bpc  k %lld  %.1fk tok/s",
-                  static_cast<long long>(step_), result.loss, bits, static_cast<long long>(result.k), rate / 1000);
+    char text[128], dial[32] = "";
+    if (model_->dial() == Dial::kK) std::snprintf(dial, sizeof dial, "  k %lld", static_cast<long long>(result.k));
+    std::snprintf(text, sizeof text, "step %lld  loss %.3f  %.3f bpc%s  %.1fk tok/s", static_cast<long long>(step_),
+                  result.loss, bits, dial, rate / 1000);
     bar.update(step_, text);
 
     const bool last = step_ == train.steps;
