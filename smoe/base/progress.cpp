@@ -52,6 +52,18 @@ double share_of(int64_t done, int64_t total) {
   return std::clamp(static_cast<double>(done) / static_cast<double>(total), 0.0, 1.0);
 }
 
+std::string percent_of(double share) { return std::to_string(static_cast<int>(share * 100.0)) + "%"; }
+
+/// "title [===>   ] tail" in at most `columns`. The bar takes what the words leave; on a terminal too narrow for both, the
+/// end of the words goes first.
+std::string bar_line(const std::string& title, double share, const std::string& tail, size_t columns) {
+  const size_t words = columns_of(title) + 3 + columns_of(tail);
+  const size_t width = std::clamp<size_t>(columns > words ? columns - words : 0, 10, 40);
+  return cut(title + " " + bar_text(share, width) + tail, columns);
+}
+
+bool is_terminal(std::FILE* out) { return out != nullptr && ::isatty(::fileno(out)) == 1; }
+
 int64_t tenth_of(int64_t done, int64_t total) {
   if (total <= 0) return 10;
   return static_cast<int64_t>(std::clamp(10.0 * static_cast<double>(done) / static_cast<double>(total), 0.0, 10.0));
@@ -74,7 +86,7 @@ ProgressBar::ProgressBar(std::string title, int64_t first, int64_t total, std::F
       first_(first),
       total_(total),
       out_(out),
-      terminal_(out != nullptr && ::isatty(::fileno(out)) == 1),
+      terminal_(is_terminal(out)),
       last_done_(first),
       last_tenth_(tenth_of(first, total)),
       start_(Clock::now()) {}
@@ -99,7 +111,6 @@ void ProgressBar::update(int64_t done, const std::string& text) {
 void ProgressBar::draw() {
   if (out_ == nullptr) return;
   const double share = share_of(last_done_, total_);
-  const std::string percent = std::to_string(static_cast<int>(share * 100.0)) + "%";
   std::string left;
   if (last_done_ > first_ && last_done_ < total_) {
     const double elapsed = std::chrono::duration<double>(Clock::now() - start_).count();
@@ -107,19 +118,15 @@ void ProgressBar::draw() {
     left = format_duration(per_step * static_cast<double>(total_ - last_done_)) + " left";
   }
   if (!terminal_) {
-    std::string line = title_ + " " + percent;
+    std::string line = title_ + " " + percent_of(share);
     if (!last_text_.empty()) line += " " + last_text_;
     if (!left.empty()) line += "  " + left;
     std::fprintf(out_, "%s\n", line.c_str());
   } else {
-    std::string tail = " " + percent;
+    std::string tail = " " + percent_of(share);
     if (!last_text_.empty()) tail += " " + last_text_;
     if (!left.empty()) tail += "  " + left;
-    // The bar takes what the words leave; on a terminal too narrow for both, the end of the words goes first.
-    const size_t columns = usable_columns(out_), words = columns_of(title_) + 3 + columns_of(tail);
-    const size_t width = std::clamp<size_t>(columns > words ? columns - words : 0, 10, 40);
-    const std::string line = cut(title_ + " " + bar_text(share, width) + tail, columns);
-    std::fprintf(out_, "%s%s", kClearLine, line.c_str());
+    std::fprintf(out_, "%s%s", kClearLine, bar_line(title_, share, tail, usable_columns(out_)).c_str());
     drawn_ = true;
   }
   std::fflush(out_);
@@ -137,6 +144,47 @@ void ProgressBar::finish() {
   draw();  // the last update may have come too soon after the one before to be drawn
   std::fputc('\n', out_);
   std::fflush(out_);
+}
+
+ProgressBoard::ProgressBoard(std::FILE* out) : out_(out), terminal_(is_terminal(out)) {}
+
+ProgressBoard::~ProgressBoard() { finish(); }
+
+void ProgressBoard::show(std::vector<Line> lines) {
+  lines_ = std::move(lines);
+  if (!terminal_) return;
+  clear();
+  draw();
+  std::fflush(out_);
+}
+
+void ProgressBoard::note(const std::string& line) {
+  if (out_ == nullptr) return;
+  clear();
+  std::fprintf(out_, "%s\n", line.c_str());
+  if (terminal_) draw();
+  std::fflush(out_);
+}
+
+void ProgressBoard::finish() {
+  if (std::exchange(drawn_, 0) == 0) return;
+  std::fputc('\n', out_);
+  std::fflush(out_);
+}
+
+void ProgressBoard::clear() {
+  if (drawn_ > 1) std::fprintf(out_, "\x1b[%zuA", drawn_ - 1);
+  if (drawn_ > 0) std::fputs("\r\x1b[J", out_);
+  drawn_ = 0;
+}
+
+void ProgressBoard::draw() {
+  const size_t columns = usable_columns(out_);
+  for (const Line& line : lines_) {
+    const double share = share_of(line.done, line.total);
+    const std::string tail = " " + percent_of(share) + (line.text.empty() ? "" : " " + line.text);
+    std::fprintf(out_, "%s%s", drawn_++ > 0 ? "\n" : "", bar_line(line.title, share, tail, columns).c_str());
+  }
 }
 
 }  // namespace smoe

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <cstdio>
 #include <string>
+#include <vector>
 
 namespace smoe {
 
@@ -35,6 +36,36 @@ class ProgressBar {
   int64_t last_done_, last_tenth_;
   std::string last_text_;
   Clock::time_point start_, last_draw_;
+};
+
+/// Several bars below each other, for work that goes on side by side. On a terminal they are redrawn in place; elsewhere
+/// only the notes are printed. Writes to `out` only, and nothing where that is null.
+class ProgressBoard {
+ public:
+  struct Line {
+    std::string title;
+    int64_t done = 0, total = 0;
+    std::string text;  ///< stands behind the bar
+  };
+
+  explicit ProgressBoard(std::FILE* out = stderr);
+  ~ProgressBoard();
+
+  /// The bars as they are now.
+  void show(std::vector<Line> lines);
+  /// Prints a line above the bars.
+  void note(const std::string& line);
+  /// Leaves the bars as they stand and goes to the line below. Called by the destructor.
+  void finish();
+
+ private:
+  void clear();
+  void draw();
+
+  std::FILE* out_;
+  bool terminal_;
+  std::vector<Line> lines_;
+  size_t drawn_ = 0;  ///< lines on the terminal
 };
 
 /// "1:02:03", "4:05" or "0:07" for a number of seconds.

@@ -48,11 +48,17 @@ class Terminal {
   }
   std::FILE* file() const { return file_; }
 
-  /// What was written since the last call, cut at each redraw of the line.
-  std::vector<std::string> drawn() const {
+  /// What was written since the last call.
+  std::string text() const {
     std::string text(8192, '\0');
     const ssize_t got = ::read(master_, text.data(), text.size());
     text.resize(got > 0 ? static_cast<size_t>(got) : 0);
+    return text;
+  }
+
+  /// The same, cut at each redraw of the line.
+  std::vector<std::string> drawn() const {
+    const std::string text = this->text();
     std::vector<std::string> lines;
     const std::string redraw = "\r\x1b[K";
     for (size_t begin = text.find(redraw); begin != std::string::npos;) {
@@ -163,6 +169,33 @@ TEST(Progress, ShowsTheTimeLeft) {
   EXPECT_NE(drawn[0].find("]  0% "), 0u);
   EXPECT_TRUE(drawn[0].ends_with(" left")) << drawn[0];
   EXPECT_EQ(drawn[0].find("0:00 left"), std::string::npos) << drawn[0];
+}
+
+TEST(ProgressBoard, DrawsItsBarsBelowEachOtherAndInPlace) {
+  const Terminal terminal(60);
+  ProgressBoard board(terminal.file());
+  board.show({{"all", 1, 4, "1 of 4"}, {"run", 5, 10, ""}});
+  const std::string all = "all [==========>                             ] 25% 1 of 4";
+  const std::string run = "run [====================>                   ] 50%";
+  EXPECT_EQ(terminal.text(), all + "\r\n" + run);
+  board.note("done");
+  EXPECT_EQ(terminal.text(), "\x1b[1A\r\x1b[Jdone\r\n" + all + "\r\n" + run);
+  board.show({{"all", 4, 4, ""}});
+  EXPECT_EQ(terminal.text(), "\x1b[1A\r\x1b[Jall [========================================] 100%");
+  board.finish();
+  EXPECT_EQ(terminal.text(), "\r\n");
+}
+
+TEST(ProgressBoard, ElsewherePrintsNotesOnly) {
+  const PlainOutput output;
+  ProgressBoard board(output.file());
+  board.show({{"all", 1, 4, ""}});
+  board.note("one");
+  board.finish();
+  EXPECT_EQ(output.text(), "one\n");
+  ProgressBoard silent(nullptr);
+  silent.show({{"all", 1, 4, ""}});
+  silent.note("nothing");
 }
 
 }  // namespace
