@@ -63,6 +63,12 @@ void print_table(const std::vector<EvalResult>& results) {
   }
 }
 
+int64_t parameter_count(const LanguageModel& model) {
+  int64_t count = 0;
+  for (const at::Tensor& parameter : model.parameters()) count += parameter.numel();
+  return count;
+}
+
 /// Adds an evaluation to the evaluations.jsonl of its run, from where smoe report takes it.
 void record(const std::filesystem::path& run, const nlohmann::ordered_json& evaluation) {
   const std::filesystem::path path = run / "evaluations.jsonl";
@@ -106,6 +112,7 @@ int eval(const EvalOptions& options) {
                               {"step", recorded.step},
                               {"split", options.split},
                               {"threads", at::get_num_threads()},
+                              {"parameters", parameter_count(*loaded.model)},
                               {"data", {{"path", files.path()}, {"sha256", sha256}}},
                               {"results", nlohmann::ordered_json::array()}};
   for (const EvalResult& result : results) json["results"].push_back(to_json(result));

@@ -47,7 +47,7 @@ std::string describe(const CLI::ParseError& error, const CLI::App& app) {
   const CLI::App& verb = chosen.empty() ? app : *chosen[0];
   const std::vector<std::string> extras = app.remaining(/*recurse=*/true);
   if (chosen.empty() && extras.empty())
-    return "name a verb: train, eval, generate, report or settings; see smoe --help";
+    return "name a verb: train, eval, generate, report, compare or settings; see smoe --help";
   if (extras.empty()) {
     const std::string where = chosen.empty() ? "" : verb.get_name() + ": ";
     return where + error.what() + (chosen.empty() ? "; see smoe --help" : "; see smoe " + verb.get_name() + " --help");
@@ -77,6 +77,7 @@ int run(int argc, char** argv) {
   add_eval(program);
   add_generate(program);
   add_report(program);
+  add_compare(program);
   add_settings(program);
   try {
     app.parse(argc, argv);

@@ -168,47 +168,14 @@ function recipeSection() {
 
 // ---- Putting it together
 
-function section(title, content) {
-  const id = `section-${title.toLowerCase().replaceAll(" ", "-")}`;
-  return element("section", { "aria-labelledby": id }, element("h2", { id }, title), ...content.flat());
-}
-
-function build() {
-  plots.splice(0).forEach((plot) => plot.destroy());
-  byId("report").replaceChildren(
+function content() {
+  return [
     section("Runs", [summaryTable()]), section("Training", trainingSection()), section("What each k is worth", curveSection()),
-    section("Routing", routingSection()), section("Recipes and environment", recipeSection()));
-  plots.forEach((plot) => plot.draw());
+    section("Routing", routingSection()), section("Recipes and environment", recipeSection())];
 }
 
-function rebuild() {
-  saveState();
-  build();
-}
-
-for (const id of ["axis", "unit", "theme"]) {
-  byId(id).value = state[id];
-  byId(id).addEventListener("change", (event) => { state[id] = event.target.value; applyTheme(); rebuild(); });
-}
-darkSystem.addEventListener("change", () => { applyTheme(); plots.forEach((plot) => plot.draw()); });
-
-byId("tables").checked = state.tables;
-byId("tables").addEventListener("change", (event) => {
-  state.tables = event.target.checked;
-  document.querySelectorAll("details[data-table]").forEach((part) => { part.open = state.tables; });
-});
-
-if (several) {
-  byId("runs").hidden = false;
-  report.runs.forEach((run, i) => {
-    const box = element("input", { type: "checkbox", id: `run-${i}`, autocomplete: "off", checked: !state.hidden.includes(run.path) });
-    box.addEventListener("change", () => {
-      state.hidden = report.runs.filter((_, other) => !byId(`run-${other}`).checked).map((other) => other.path);
-      rebuild();
-    });
-    byId("runs").append(element("label", {}, box, element("span", { class: "swatch", style: `background: var(--${run.color})` }), run.name));
-  });
-}
+choices(["axis", "unit"]);
+if (several) checkboxes(report.runs.map((run) => ({ key: run.path, name: run.name, color: run.color })));
 
 const refresh = Number(document.body.dataset.refresh);
 if (refresh > 0) {
@@ -220,9 +187,4 @@ if (refresh > 0) {
 }
 
 byId("made").textContent = `Made by smoe ${report.smoe} from the files of the runs.`;
-history.scrollRestoration = "manual";
-addEventListener("pagehide", saveState);
-build();
-new ResizeObserver(() => plots.forEach((plot) => plot.resize())).observe(byId("report"));
-window.scrollTo(0, state.scroll);
-byId(state.focus)?.focus({ preventScroll: true });
+showPage(content);

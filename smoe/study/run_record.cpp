@@ -231,4 +231,19 @@ RunRecord read_run(const std::filesystem::path& path) {
   return run;
 }
 
+int64_t logged_step(const std::filesystem::path& path) {
+  if (!std::filesystem::exists(path)) return 0;
+  const std::string text = read_file(path);
+  for (size_t end = text.rfind('\n'); end != std::string::npos && end > 0;) {
+    const size_t before = text.rfind('\n', end - 1), begin = before == std::string::npos ? 0 : before + 1;
+    const Json json = Json::parse(text.begin() + static_cast<std::ptrdiff_t>(begin),
+                                  text.begin() + static_cast<std::ptrdiff_t>(end), nullptr, false);
+    if (json.is_object() && !json.contains("split") && json.contains("step") && json["step"].is_number_integer()) {
+      return json["step"].get<int64_t>();
+    }
+    end = before;
+  }
+  return 0;
+}
+
 }  // namespace smoe

@@ -79,4 +79,8 @@ struct RunRecord {
 /// smoe writes it.
 RunRecord read_run(const std::filesystem::path& path);
 
+/// The step of the last training line in the metrics.jsonl at `path`, 0 where there is none yet or no such file: quick to
+/// ask again and again, and no check of the file.
+int64_t logged_step(const std::filesystem::path& path);
+
 }  // namespace smoe

@@ -7,28 +7,15 @@ The tests in a browser need chromium (scripts/bootstrap --tests installs it) and
 import html
 import json
 import math
-import os
-import pathlib
 import re
 import shutil
 import signal
-import subprocess
-import tempfile
 import time
 import unittest
 
 import tool
+from browser import Browsing, needs_browser, page_data
 from tool import sets
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-# The browser has errands of its own on the network, none of which gets anywhere.
-BROWSER = ["--headless", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync",
-           "--no-first-run", "--host-resolver-rules=MAP * ~NOTFOUND", "--enable-logging=stderr", "--virtual-time-budget=2000", "--window-size=1200,900"]
-
-
-def page_data(page):
-    return json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.S)[1])
-
 
 def metrics(run):
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
@@ -125,37 +112,14 @@ class Report(TwoRuns):
         self.assertIn('data-refresh="0"', page.read_text())
 
 
-@unittest.skipUnless(CHROMIUM, "there is no chromium here; scripts/bootstrap --tests installs it")
-class ReportInABrowser(TwoRuns):
-    def console_and_dom(self, page):
-        """What the page logs, and its DOM once its scripts have run."""
-        with tempfile.TemporaryDirectory(prefix="smoe-test-") as profile:
-            root = ["--no-sandbox"] if os.geteuid() == 0 else []
-            done = subprocess.run([CHROMIUM, *BROWSER, *root, f"--user-data-dir={profile}", "--dump-dom", page], capture_output=True, timeout=tool.TIMEOUT, check=False)
-            self.assertEqual(done.returncode, 0, done.stderr)
-            console = [line for line in done.stderr.decode(errors="replace").splitlines() if "CONSOLE" in line]
-            return console, done.stdout.decode()
-
-    def browse(self, page):
-        """The page's DOM; fails where it logs anything. Whatever it asks the network for is an entry too: its policy
-        forbids every request."""
-        console, dom = self.console_and_dom(page)
-        self.assertEqual(console, [])
-        return dom
-
+@needs_browser
+class ReportInABrowser(Browsing, TwoRuns):
     def test_a_request_would_be_seen(self):
         page = (self.folder / "both.html").read_text()
         self.assertIn("default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:\"", page)
         (self.folder / "asks.html").write_text(page.replace("<main", '<img src="http://localhost/x.png" alt=""><main', 1))
         console, _ = self.console_and_dom(f"file://{self.folder}/asks.html")
         self.assertIn("Content Security Policy", " ".join(console))
-
-    def rows(self, dom, caption):
-        """The rows of a table of the page, headings first, as texts."""
-        tables = re.findall(r"<table><caption>(.*?)</caption>(.*?)</table>", dom, re.S)
-        body = next(body for name, body in tables if html.unescape(name) == caption)
-        return [[html.unescape(cell) for cell in re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row, re.S)]
-                for row in re.findall(r"<tr>(.*?)</tr>", body, re.S)]
 
     def column(self, rows, name):
         return [row[rows[0].index(name)] for row in rows[1:] if row[rows[0].index(name)]]
@@ -225,7 +189,7 @@ class ReportInABrowser(TwoRuns):
             linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
             return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
-        css = (tool.SOURCE / "smoe" / "study" / "report_page.css").read_text()
+        css = (tool.SOURCE / "smoe" / "study" / "page.css").read_text()
         for theme in (r":root \{(.*?)\}", r':root\[data-theme="dark"\] \{(.*?)\}'):
             colors = dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6})", re.search(theme, css, re.S)[1]))
             for text, least in (("ink", 7), ("ink-soft", 4.5), ("accent", 4.5), *((f"c{i}", 3) for i in range(8))):

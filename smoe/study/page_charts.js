@@ -25,15 +25,23 @@ function chartTable(spec, joined) {
     places.map((i) => joined.map((values) => (values[i] == null ? "" : digits(values[i])))));
 }
 
+// Where series have errors, a range that holds their bars too; undefined leaves it to uPlot.
+function rangeWithErrors(spec) {
+  if (!spec.series.some((series) => series.error?.some(isNumber))) return undefined;
+  const ends = spec.series.flatMap((series) => series.y.flatMap((y, i) => [y - (series.error?.[i] ?? 0), y + (series.error?.[i] ?? 0)]));
+  return uPlot.rangeNum(Math.min(...ends), Math.max(...ends), 0.1, false);
+}
+
 function plotOptions(spec, width) {
   const axis = { stroke: color("ink-soft"), grid: { stroke: color("grid"), width: 1 }, ticks: { stroke: color("grid"), width: 1 },
                  values: (_, splits) => splits.map((value) => (value == null ? "" : short(value))), font: "12px system-ui, sans-serif" };
   return {
     width, height: width < 420 ? 220 : 270,
-    scales: { x: { time: false, range: spec.xRange }, y: { range: spec.yRange } },
+    scales: { x: { time: false, range: spec.xRange }, y: { range: spec.yRange ?? rangeWithErrors(spec) } },
     axes: [{ ...axis, label: spec.xName, labelFont: axis.font, labelSize: 18, size: 34, space: 60 }, { ...axis, size: 58 }],
     legend: { markers: { width: 3, dash: (_, i) => (spec.series[i - 1]?.dash ? "dashed" : "solid") } },
     cursor: { points: { size: 7 } },
+    hooks: { draw: [(plot) => drawErrors(plot, spec)] },
     series: [{ label: spec.xName, value: (_, value) => (value == null ? "–" : short(value)) },
       ...spec.series.map((series) => ({
         label: series.label, stroke: color(series.color), width: series.thin ? 1 : 2, dash: series.dash,
@@ -44,7 +52,32 @@ function plotOptions(spec, width) {
   };
 }
 
-// spec: id, title, note, xName, series [{label, color, x, y, dash, thin, flat, stairs}], xRange, yRange. x must rise.
+// Vertical bars of plus and minus `error` around the points of each series that has them.
+function drawErrors(plot, spec) {
+  const context = plot.ctx, ratio = window.devicePixelRatio;
+  spec.series.forEach((series, i) => {
+    if (!series.error || !plot.series[i + 1].show) return;
+    context.save();
+    context.strokeStyle = color(series.color);
+    context.lineWidth = 1.5 * ratio;
+    series.error.forEach((error, j) => {
+      if (!isNumber(error)) return;
+      const x = plot.valToPos(series.x[j], "x", true);
+      const [top, bottom] = [series.y[j] + error, series.y[j] - error].map((y) => plot.valToPos(y, "y", true));
+      context.beginPath();
+      for (const y of [top, bottom]) {
+        context.moveTo(x - 3 * ratio, y);
+        context.lineTo(x + 3 * ratio, y);
+      }
+      context.moveTo(x, top);
+      context.lineTo(x, bottom);
+      context.stroke();
+    });
+    context.restore();
+  });
+}
+
+// spec: id, title, note, xName, series [{label, color, x, y, error, dash, thin, flat, stairs}], xRange, yRange. x must rise.
 function lineChart(spec) {
   const joined = uPlot.join(spec.series.map((series) => [series.x, series.y]));
   const place = element("div", { class: "plot", role: "img",

@@ -1,4 +1,4 @@
-# The page of smoe report is one file: its style and scripts, and uPlot, which draws the charts, become C++ strings.
+# A page of smoe report or smoe compare is one file: its style and scripts, and uPlot, which draws the charts, become C++ strings.
 set(SMOE_UPLOT_DIR "${PROJECT_SOURCE_DIR}/.venv/uplot" CACHE PATH "Folder with uPlot.iife.min.js, uPlot.min.css, LICENSE")
 
 function(smoe_read_asset variable)
@@ -15,10 +15,13 @@ function(smoe_read_asset variable)
 endfunction()
 
 set(study "${PROJECT_SOURCE_DIR}/smoe/study")
-smoe_read_asset(SMOE_REPORT_TEMPLATE ${study}/report_page.html)
-smoe_read_asset(SMOE_REPORT_STYLE ${study}/report_page.css)
-smoe_read_asset(SMOE_REPORT_SCRIPT ${study}/report_elements.js ${study}/report_charts.js ${study}/report_page.js)
+smoe_read_asset(SMOE_PAGE_TEMPLATE ${study}/page.html)
+smoe_read_asset(SMOE_PAGE_STYLE ${study}/page.css)
+smoe_read_asset(SMOE_PAGE_SCRIPT ${study}/page_elements.js ${study}/page_charts.js ${study}/page_frame.js)
+smoe_read_asset(SMOE_REPORT_CONTROLS ${study}/report_controls.html)
+smoe_read_asset(SMOE_REPORT_SCRIPT ${study}/report_page.js)
+smoe_read_asset(SMOE_COMPARE_SCRIPT ${study}/compare_page.js)
 smoe_read_asset(SMOE_UPLOT_SCRIPT ${SMOE_UPLOT_DIR}/uPlot.iife.min.js)
 smoe_read_asset(SMOE_UPLOT_STYLE ${SMOE_UPLOT_DIR}/uPlot.min.css)
 smoe_read_asset(SMOE_UPLOT_LICENSE ${SMOE_UPLOT_DIR}/LICENSE)
-configure_file(cmake/report_assets.cpp.in ${PROJECT_BINARY_DIR}/report_assets.cpp @ONLY)
+configure_file(cmake/page_assets.cpp.in ${PROJECT_BINARY_DIR}/page_assets.cpp @ONLY)

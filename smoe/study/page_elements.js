@@ -59,7 +59,7 @@ function opening(id, summary, make, isTable = false) {
 
 // ---- State: settings, what is open, where the page stands. Kept for this page in this tab.
 
-const stateKey = `smoe-report:${location.pathname}`;
+const stateKey = `smoe-page:${location.pathname}`;
 const state = { axis: "step", unit: "bpc", theme: "system", tables: location.hash === "#tables", follow: true,
                 hidden: [], open: [], scroll: 0, focus: "" };
 try {
