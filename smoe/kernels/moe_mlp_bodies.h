@@ -31,7 +31,7 @@ bool moe_mlp_cpu_takes(const at::Tensor& x, const MlpWeights& weights, Activatio
 
 /// What the forward pass leaves: y [T, D], and for the backward pass, where it was asked for, the hidden rows before
 /// their activation [T · K, H or 2 H] in the dtype of x, grouped by expert (kernels/expert_rows.h); rows past the last
-/// are arbitrary.
+/// are arbitrary. Before ReLU, units that dropout drops are negative there, so that its mask is drawn once.
 struct MlpForward {
   at::Tensor y, hidden;
 };

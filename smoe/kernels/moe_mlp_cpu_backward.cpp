@@ -223,10 +223,6 @@ class Backward {
     const MlpOptions& options = call_.options;
     HiddenTile hidden{
         .rows = tile.rows, .valid = tile.count, .width = width, .ld = operand_width(width), .mask = nullptr};
-    if (options.dropout_p > 0) {
-      fill_expert_mask(tile.token, tile.count, piece.e, h, width, options.dropout_p, options.dropout_key, s.mask);
-      hidden.mask = s.mask;
-    }
     const int64_t ld = hidden_.size(1);
     const P* kept = reinterpret_cast<const P*>(hidden_.const_data_ptr<T>()) + tile.first * ld + h;
     P* after = wanted_[kW2] ? s.after : nullptr;
@@ -235,10 +231,15 @@ class Backward {
       return wanted_[kB1] ? b1_sum_.mutable_data_ptr<float>() + (piece.e * sizes_.halves + half) * sizes_.H + h
                           : nullptr;
     };
-    if (options.activation == Activation::kRelu) {
+    if (options.activation == Activation::kRelu) {  // whose hidden rows say what dropout dropped
+      hidden.kept_scale = static_cast<float>(1.0 / (1.0 - options.dropout_p));
       passes_.relu_backward(hidden, s.through, tile.weight, kept, ld, after, s.before[0], transposed(0),
                             dots(piece, tile), b1_sum(0));
       return;
+    }
+    if (options.dropout_p > 0) {
+      fill_expert_mask(tile.token, tile.count, piece.e, h, width, options.dropout_p, options.dropout_key, s.mask);
+      hidden.mask = s.mask;
     }
     const Activation function = gate_function(options.activation);
     const int64_t count = tile.count * width;

@@ -16,6 +16,7 @@ struct HiddenTile {
   int64_t rows, valid, width;  ///< rows ≥ valid, a multiple of 8 in the backward pass; width any
   int64_t ld;                  ///< of the operands made of the tile: width, for bf16 rounded up to even
   const float* mask;           ///< [valid, width] dropout's mask, or null for none
+  float kept_scale = 1;        ///< relu_backward: what dropout multiplied the units by that it kept
 };
 
 /// T is float or Bf16: the dtype of x and of the operands of the products. Sums are fp32. Nothing here allocates.
@@ -30,8 +31,9 @@ struct RowPasses {
   void (*gather_transposed)(const T* x, int64_t width, const int32_t* token, const float* scale, int64_t valid,
                             int64_t rows, T* transposed, T* operand, float* column_sum);
 
-  /// ReLU between the matrices: sum [valid, width] + bias → kept (ld ld_kept, may be null), rounded to T; out [valid,
-  /// width] (ld tile.ld, with zeros from width to an even end) = relu(kept) · mask.
+  /// ReLU between the matrices: sum [valid, width] + bias → kept (ld ld_kept, may be null), rounded to T, where dropped
+  /// units become −1 (NaN stays): their ReLU and its gradient are zero, so that the backward pass needs no mask; out
+  /// [valid, width] (ld tile.ld, with zeros from width to an even end) = relu(that sum) · mask.
   void (*bias_relu)(const HiddenTile& tile, const float* sum, const float* bias, T* kept, int64_t ld_kept, T* out);
 
   /// The first half of the same, for activations that are computed elsewhere: pre [valid, width] = the rounded sum.
@@ -40,9 +42,9 @@ struct RowPasses {
   void (*finish_hidden)(const HiddenTile& tile, const float* act, const float* gate, T* out);
 
   /// Backward of ReLU between the matrices. through [rows, width] is gradient · W2, not yet weighted. From the kept
-  /// hidden: `after` = relu(kept) · mask as a second operand (bf16 in pairs of rows), dot[r] += ⟨through, after⟩, before
-  /// [rows, width] = scale[r] · mask · through where kept > 0, its transposed [width, rows], and column_sum [width] +=
-  /// Σ_r before. Padding rows become zero. `after`, `transposed`, `dot` and `column_sum` may be null.
+  /// hidden: `after` = relu(kept) · kept_scale as a second operand (bf16 in pairs of rows), dot[r] += ⟨through, after⟩,
+  /// before [rows, width] = scale[r] · kept_scale · through where kept > 0, its transposed [width, rows], and column_sum
+  /// [width] += Σ_r before. The mask is not looked at. Padding rows become zero. `after`, `transposed`, `dot` and `column_sum` may be null.
   void (*relu_backward)(const HiddenTile& tile, const float* through, const float* scale, const T* kept,
                         int64_t ld_kept, T* after, T* before, T* transposed, float* dot, float* column_sum);
 

@@ -138,25 +138,28 @@ template <class T>
 void bias_relu_512(const HiddenTile& given, const float* sum, const float* bias, T* kept, int64_t ld_kept, T* out) {
   const HiddenTile tile = given;  // a copy, which no store can change
   if (tile.width % kLanes != 0) return bias_relu(tile, sum, bias, kept, ld_kept, out);
-  const __m512 zero = _mm512_setzero_ps();
+  const __m512 zero = _mm512_setzero_ps(), one = _mm512_set1_ps(1.0f);
   const size_t step = kLanes * sizeof(T);
   const bool aligned = (reinterpret_cast<uintptr_t>(kept) | static_cast<size_t>(ld_kept) * sizeof(T)) % step == 0;
   for (int64_t r = 0; r < tile.valid; ++r) {
     for (int64_t h = 0; h < tile.width; h += kLanes) {
       __m512 pre = _mm512_loadu_ps(sum + r * tile.width + h);
       if (bias != nullptr) pre = _mm512_add_ps(pre, _mm512_loadu_ps(bias + h));
-      __m512 stored = to_stored(out, pre);
+      const __m512 rounded_sum = to_stored(out, pre);
+      __m512 stored = rounded_sum, keep = rounded_sum;
+      if (tile.mask != nullptr) {
+        const __m512 mask = _mm512_loadu_ps(tile.mask + r * tile.width + h), value = from_stored(out, rounded_sum);
+        const __mmask16 drops = _mm512_cmp_ps_mask(mask, zero, _CMP_EQ_OQ);
+        stored = to_stored(out, _mm512_mul_ps(value, mask));
+        keep = _mm512_mask_mov_ps(keep, drops, to_stored(out, _mm512_sub_ps(_mm512_mul_ps(value, zero), one)));
+      }
       if (kept != nullptr && aligned) {
-        stream16(kept + r * ld_kept + h, stored);
+        stream16(kept + r * ld_kept + h, keep);
       } else if (kept != nullptr) {
-        store16(kept + r * ld_kept + h, 0xFFFF, stored);
+        store16(kept + r * ld_kept + h, 0xFFFF, keep);
       }
       // Not "at most zero" rather than "above zero", so that NaN stays; what is zeroed is the sum, or its rounded bits.
       const __mmask16 positive = _mm512_cmp_ps_mask(pre, zero, _CMP_NLE_UQ);
-      if (tile.mask != nullptr) {
-        const __m512 masked = _mm512_mul_ps(from_stored(out, stored), _mm512_loadu_ps(tile.mask + r * tile.width + h));
-        stored = to_stored(out, masked);
-      }
       store16(out + r * tile.ld + h, 0xFFFF, _mm512_maskz_mov_ps(positive, stored));
     }
   }
@@ -165,15 +168,12 @@ void bias_relu_512(const HiddenTile& given, const float* sum, const float* bias,
 
 /// A row of sixteen of relu_backward: after and before the activation, from through and kept.
 template <class T>
-inline void relu_backward16(const T* kept, __m512 through, float scale, const float* mask, __m512& after,
+inline void relu_backward16(const T* kept, __m512 through, float scale, __m512 kept_scale, __m512& after,
                             __m512& before) {
   const __m512 hidden = load16(kept);
   const __mmask16 positive = _mm512_cmp_ps_mask(hidden, _mm512_setzero_ps(), _CMP_NLE_UQ);
-  after = _mm512_maskz_mov_ps(positive, hidden);
-  before = _mm512_maskz_mul_ps(positive, through, _mm512_set1_ps(scale));
-  if (mask == nullptr) return;
-  after = _mm512_mul_ps(after, _mm512_loadu_ps(mask));
-  before = _mm512_mul_ps(before, _mm512_loadu_ps(mask));
+  after = _mm512_maskz_mul_ps(positive, hidden, kept_scale);
+  before = _mm512_maskz_mul_ps(positive, _mm512_mul_ps(through, _mm512_set1_ps(scale)), kept_scale);
 }
 
 template <class T>
@@ -183,6 +183,7 @@ void relu_backward_512(const HiddenTile& given, const float* through, const floa
   if (tile.width % kLanes != 0) {
     return relu_backward(tile, through, scale, kept, ld_kept, after, before, transposed, dot, column_sum);
   }
+  const __m512 kept_scale = _mm512_set1_ps(tile.kept_scale);
   for (int64_t r = 0; r < tile.rows; r += kLanes) {
     const int64_t rows = std::min(kLanes, tile.rows - r), count = std::clamp<int64_t>(tile.valid - r, 0, kLanes);
     alignas(64) float dots[kLanes][kLanes] = {};
@@ -195,8 +196,7 @@ void relu_backward_512(const HiddenTile& given, const float* through, const floa
         const __m512 t = _mm512_loadu_ps(through + at);
         // The same columns of the next slice, which the processor does not foresee: rows are far apart.
         _mm_prefetch(reinterpret_cast<const char*>(kept + (r + i) * ld_kept + c + tile.width), _MM_HINT_T1);
-        relu_backward16(kept + (r + i) * ld_kept + c, t, scale[r + i], tile.mask != nullptr ? tile.mask + at : nullptr,
-                        a[i], b[i]);
+        relu_backward16(kept + (r + i) * ld_kept + c, t, scale[r + i], kept_scale, a[i], b[i]);
         _mm512_store_ps(dots[i], _mm512_fmadd_ps(t, a[i], _mm512_load_ps(dots[i])));
       }
       if (after != nullptr) {

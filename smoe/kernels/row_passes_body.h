@@ -59,6 +59,9 @@ inline void clear_padding(const HiddenTile& tile, Bf16* row) {
   if (tile.width % 2 != 0) row[tile.width].bits = 0;
 }
 
+/// What is kept of a unit that dropout drops: −1, or NaN where its product with zero is none.
+inline float dropped(float pre) { return pre * 0.0f - 1.0f; }
+
 template <class T>
 void bias_relu(const HiddenTile& tile, const float* sum, const float* bias, T* kept, int64_t ld_kept, T* out) {
   for (int64_t r = 0; r < tile.valid; ++r) {
@@ -77,6 +80,10 @@ void bias_relu(const HiddenTile& tile, const float* sum, const float* bias, T* k
     if (tile.mask != nullptr) {
       const float* __restrict mask = tile.mask + r * tile.width;
       for (int64_t h = 0; h < tile.width; ++h) store(to + h, load(to + h) * mask[h]);
+      T* __restrict keep = kept + r * ld_kept;
+      for (int64_t h = 0; kept != nullptr && h < tile.width; ++h) {
+        if (mask[h] == 0) store(keep + h, dropped(load(keep + h)));
+      }
     }
     clear_padding(tile, to);
   }
@@ -196,30 +203,16 @@ void walk_backward(const HiddenTile& tile, const float* through, T* after, T* be
 template <class T>
 void relu_backward(const HiddenTile& tile, const float* through, const float* scale, const T* kept, int64_t ld_kept,
                    T* after, T* before, T* transposed, float* dot, float* column_sum) {
-  const auto with_mask = [&](int64_t r, int64_t c, int64_t lanes, float* __restrict a, float* __restrict b) {
-    const T* __restrict hidden = kept + r * ld_kept + c;
-    const float* __restrict t = through + r * tile.width + c;
-    const float* __restrict mask = tile.mask + r * tile.width + c;
-    for (int64_t l = 0; l < lanes; ++l) {
-      const float h = load(hidden + l);
-      a[l] = rounded(hidden, relu(h) * mask[l]);
-      b[l] = h <= 0 ? 0.0f : t[l] * scale[r] * mask[l];
-    }
-  };
-  const auto plain = [&](int64_t r, int64_t c, int64_t lanes, float* __restrict a, float* __restrict b) {
+  const auto fill = [&](int64_t r, int64_t c, int64_t lanes, float* __restrict a, float* __restrict b) {
     const T* __restrict hidden = kept + r * ld_kept + c;
     const float* __restrict t = through + r * tile.width + c;
     for (int64_t l = 0; l < lanes; ++l) {
       const float h = load(hidden + l);
-      a[l] = relu(h);
-      b[l] = h <= 0 ? 0.0f : t[l] * scale[r];
+      a[l] = rounded(hidden, relu(h) * tile.kept_scale);
+      b[l] = h <= 0 ? 0.0f : t[l] * scale[r] * tile.kept_scale;
     }
   };
-  if (tile.mask != nullptr) {
-    walk_backward(tile, through, after, before, transposed, dot, column_sum, with_mask);
-  } else {
-    walk_backward(tile, through, after, before, transposed, dot, column_sum, plain);
-  }
+  walk_backward(tile, through, after, before, transposed, dot, column_sum, fill);
 }
 
 template <class T>
