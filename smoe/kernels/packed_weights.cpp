@@ -36,7 +36,9 @@ void pack_into(const at::Tensor& w, WeightUse use, at::Tensor& out) {
   });
 }
 
-at::Tensor pack(const at::Tensor& w, WeightUse use, int64_t parts, at::ScalarType type) {
+}  // namespace
+
+at::Tensor pack_weights(const at::Tensor& w, WeightUse use, int64_t parts, at::ScalarType type) {
   const bool forward = use == WeightUse::kForward;
   const int64_t K = w.size(forward ? 2 : 1), N = w.size(forward ? 1 : 2) / parts;
   const int64_t blocks = (N + kPackedColumns - 1) / kPackedColumns;
@@ -49,6 +51,8 @@ at::Tensor pack(const at::Tensor& w, WeightUse use, int64_t parts, at::ScalarTyp
   }
   return out;
 }
+
+namespace {
 
 /// Some numbers of each expert, from places all over its matrix.
 std::vector<double> sample(const at::Tensor& w) {
@@ -97,7 +101,7 @@ class Cache {
     forget_the_dead();
     // The old copy goes first, so that the two are never there together.
     entries_.erase(key);
-    at::Tensor packed = pack(w, use, parts, type);
+    at::Tensor packed = pack_weights(w, use, parts, type);
     entries_.emplace(key, Entry{c10::weak_intrusive_ptr<c10::TensorImpl, c10::UndefinedTensorImpl>(w.getIntrusivePtr()),
                                 static_cast<uint32_t>(w._version()), w.const_data_ptr(), sample(w), packed});
     return packed;
@@ -123,7 +127,7 @@ class Cache {
 
 at::Tensor packed_weights(const at::Tensor& w, WeightUse use, int64_t parts, at::ScalarType type) {
   static Cache cache;
-  return w.is_inference() ? pack(w, use, parts, type) : cache.get(w, use, parts, type);
+  return w.is_inference() ? pack_weights(w, use, parts, type) : cache.get(w, use, parts, type);
 }
 
 }  // namespace smoe

@@ -27,4 +27,7 @@ inline int64_t packed_rows(int64_t K, at::ScalarType type) { return type == at::
 /// packed at every call.
 at::Tensor packed_weights(const at::Tensor& w, WeightUse use, int64_t parts, at::ScalarType type);
 
+/// The same, made anew at each call.
+at::Tensor pack_weights(const at::Tensor& w, WeightUse use, int64_t parts, at::ScalarType type);
+
 }  // namespace smoe

@@ -4,6 +4,7 @@
 #include <ATen/ops/zeros.h>
 
 #include "smoe/kernels/dropout.h"
+#include "smoe/kernels/linear.h"
 
 namespace smoe {
 

@@ -3,11 +3,11 @@
 #include <ATen/ops/arange.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/linear.h>
 
 #include <cmath>
 
 #include "smoe/kernels/attention.h"
+#include "smoe/kernels/linear.h"
 
 namespace smoe {
 
@@ -35,8 +35,9 @@ at::Tensor RelativeAttention::forward(const at::Tensor& x, const AttentionInput&
   const int64_t B = x.size(0), S = x.size(1), L = input.positions.size(0), N = heads_, P = head_width_;
   const int64_t inner = N * P;
   const at::Tensor context = input.memory.size(1) > 0 ? at::cat({input.memory, x}, 1) : x;  // [B, L, D]
+  // In bf16 what comes out stays bf16, for attention takes it so.
   const auto project = [&](const at::Tensor& from, const at::Tensor& weight) {
-    return at::linear(to_compute(from, input.precision), to_compute(weight, input.precision));
+    return linear(to_compute(from, input.precision), to_compute(weight, input.precision), {}, Precision::kFull);
   };
   RelativeAttentionInput heads;
   heads.query = project(x, qkv_.narrow(0, 0, inner)).view({B, S, N, P});

@@ -13,6 +13,7 @@
 #include "smoe/base/error.h"
 #include "smoe/kernels/dropout.h"
 #include "smoe/kernels/embedding.h"
+#include "smoe/kernels/linear.h"
 
 namespace smoe {
 namespace {

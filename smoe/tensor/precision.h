@@ -17,9 +17,6 @@ Precision parse_precision(const std::string& name);
 /// The operand as the product wants it.
 at::Tensor to_compute(const at::Tensor& x, Precision precision);
 
-/// x [.., in] · weightᵀ [in, out] + bias [out] (bias may be undefined) → [.., out] in the dtype of `x`.
-at::Tensor linear(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias, Precision precision);
-
 /// Batched product a [.., m, k] · b [.., k, n] → [.., m, n] in the dtype of `a`.
 at::Tensor matmul(const at::Tensor& a, const at::Tensor& b, Precision precision);
 

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 #include <torch/torch.h>
 
+#include "smoe/kernels/linear.h"
 #include "smoe/tensor/one_thread.h"
 #include "smoe/tensor/random_stream.h"
 #include "tests/base/temp_folder.h"
