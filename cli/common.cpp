@@ -2,6 +2,9 @@
 #include <ATen/Parallel.h>
 #include <ATen/Version.h>
 
+#include <algorithm>
+#include <charconv>
+
 #include "cli/verbs.h"
 #include "smoe/base/build_info.h"
 #include "smoe/base/error.h"
@@ -10,9 +13,27 @@
 namespace smoe::cli {
 
 CLI::App* add_verb(Program& program, const std::string& name, const std::string& help, const std::string& example) {
-  CLI::App* verb = program.app.add_subcommand(name, help);
+  return add_verb(program.app, name, help, example);
+}
+
+CLI::App* add_verb(CLI::App& parent, const std::string& name, const std::string& help, const std::string& example) {
+  CLI::App* verb = parent.add_subcommand(name, help);
   verb->footer("Example:\n  " + example);
   return verb;
+}
+
+std::vector<int64_t> parse_numbers(const std::string& option, const std::string& text, const std::string& or_what) {
+  std::vector<int64_t> numbers;
+  for (size_t begin = 0; begin <= text.size();) {
+    const size_t end = std::min(text.find(',', begin), text.size());
+    int64_t number = 0;
+    const auto [stop, error] = std::from_chars(text.data() + begin, text.data() + end, number);
+    require(error == std::errc() && stop == text.data() + end, option, ": '", text.substr(begin, end - begin),
+            "' is not a number; ", option, " takes numbers with commas between them", or_what);
+    numbers.push_back(number);
+    begin = end + 1;
+  }
+  return numbers;
 }
 
 void ComputeOptions::add_to(CLI::App& verb) {

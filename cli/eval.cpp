@@ -1,8 +1,6 @@
 // smoe eval: the loss of a model on held-out text, at any setting of its dial.
 #include <ATen/Parallel.h>
 
-#include <algorithm>
-#include <charconv>
 #include <cstdio>
 #include <exception>
 #include <filesystem>
@@ -40,15 +38,9 @@ std::vector<int64_t> parse_ks(const std::string& text, int64_t experts) {
     for (int64_t k = 1; k <= experts; ++k) ks.push_back(k);
     return ks;
   }
-  for (size_t begin = 0; begin <= text.size();) {
-    const size_t end = std::min(text.find(',', begin), text.size());
-    int64_t k = 0;
-    const auto [stop, error] = std::from_chars(text.data() + begin, text.data() + end, k);
-    require(error == std::errc() && stop == text.data() + end, "--k: '", text.substr(begin, end - begin),
-            "' is not a number; --k takes numbers with commas between them, or all");
+  ks = parse_numbers("--k", text, ", or all");
+  for (const int64_t k : ks) {
     require(k >= 1 && k <= experts, "--k: ", k, " is outside 1 to ", experts, ", the model's number of experts");
-    ks.push_back(k);
-    begin = end + 1;
   }
   return ks;
 }

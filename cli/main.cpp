@@ -43,25 +43,30 @@ void keep_freed_memory() {
 
 /// What CLI11 did not understand, in one line with the nearest name that it would have.
 std::string describe(const CLI::ParseError& error, const CLI::App& app) {
-  const auto chosen = app.get_subcommands();
-  const CLI::App& verb = chosen.empty() ? app : *chosen[0];
+  const CLI::App* verb = &app;  // the innermost one: of smoe bench layer, layer
+  std::string name;
+  while (!verb->get_subcommands().empty()) {
+    verb = verb->get_subcommands()[0];
+    name += (name.empty() ? "" : " ") + verb->get_name();
+  }
   const std::vector<std::string> extras = app.remaining(/*recurse=*/true);
-  if (chosen.empty() && extras.empty())
-    return "name a verb: train, eval, generate, report, compare or settings; see smoe --help";
+  std::vector<std::string> parts;
+  for (const CLI::App* part : verb->get_subcommands([](const CLI::App*) { return true; }))
+    parts.push_back(part->get_name());
   if (extras.empty()) {
-    const std::string where = chosen.empty() ? "" : verb.get_name() + ": ";
-    return where + error.what() + (chosen.empty() ? "; see smoe --help" : "; see smoe " + verb.get_name() + " --help");
+    const std::string help = "; see smoe " + (name.empty() ? name : name + " ") + "--help";
+    if (name.empty()) return "name a verb: " + join(parts) + help;
+    return name + ": " + (parts.empty() ? error.what() : "name what to measure: " + join(parts)) + help;
+  }
+  const std::string where = name.empty() ? "" : name + ": ";
+  if (!parts.empty() && !extras[0].starts_with("-")) {
+    return where + "there is no " + (name.empty() ? "verb" : "part") + " '" + extras[0] + "'" +
+           suggest(extras[0], parts);
   }
   std::vector<std::string> known;
-  if (chosen.empty() && !extras[0].starts_with("-")) {
-    for (const CLI::App* other : app.get_subcommands([](const CLI::App*) { return true; }))
-      known.push_back(other->get_name());
-    return "there is no verb '" + extras[0] + "'" + suggest(extras[0], known);
+  for (const CLI::Option* option : verb->get_options()) {
+    for (const std::string& long_name : option->get_lnames()) known.push_back("--" + long_name);
   }
-  for (const CLI::Option* option : verb.get_options()) {
-    for (const std::string& name : option->get_lnames()) known.push_back("--" + name);
-  }
-  const std::string where = chosen.empty() ? "" : verb.get_name() + ": ";
   return where + "unexpected argument '" + extras[0] + "'" + suggest(extras[0].substr(0, extras[0].find('=')), known);
 }
 
@@ -79,6 +84,7 @@ int run(int argc, char** argv) {
   add_report(program);
   add_compare(program);
   add_settings(program);
+  add_bench(program);
   try {
     app.parse(argc, argv);
   } catch (const CLI::Success& request) {  // --help, --version

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <functional>
 #include <string>
+#include <vector>
 
 namespace smoe::cli {
 
@@ -21,9 +22,16 @@ void add_generate(Program& program);  // generate.cpp
 void add_settings(Program& program);  // settings.cpp
 void add_report(Program& program);    // report.cpp
 void add_compare(Program& program);   // compare.cpp
+void add_bench(Program& program);     // bench.cpp
 
 /// Adds a verb with its line of help and an example that stands below its options.
 CLI::App* add_verb(Program& program, const std::string& name, const std::string& help, const std::string& example);
+/// The same below a verb that has parts.
+CLI::App* add_verb(CLI::App& parent, const std::string& name, const std::string& help, const std::string& example);
+
+/// The numbers of "1,2,4"; throws UserError naming `option` where the text is something else. `or_what` goes on after
+/// "takes numbers with commas between them".
+std::vector<int64_t> parse_numbers(const std::string& option, const std::string& text, const std::string& or_what = "");
 
 /// --threads and --device, which all computing verbs share.
 struct ComputeOptions {

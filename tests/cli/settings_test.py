@@ -6,7 +6,7 @@ import unittest
 
 import tool
 
-VERBS = ("train", "eval", "generate", "settings")
+VERBS = ("train", "eval", "generate", "settings", "bench")
 
 
 class Settings(tool.ToolTest):

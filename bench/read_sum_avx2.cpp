@@ -1,0 +1,7 @@
+#include "bench/read_sum_body.h"
+
+namespace smoe::bench {
+
+uint64_t read_sum_avx2(const void* data, int64_t bytes) { return read_sum_body<32>(data, bytes); }
+
+}  // namespace smoe::bench

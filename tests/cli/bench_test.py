@@ -1,0 +1,183 @@
+#!/usr/bin/env python3
+"""smoe bench: the fields it prints, and that the numbers in them fit together. How fast anything is, is not tested."""
+
+import json
+import unittest
+
+import tool
+
+LAYER = ["shape", "E", "D", "H", "T", "K", "dtype", "threads", "kernel", "activation", "routing", "repeat",
+         "forward_flops", "forward_backward_flops", "forward_ms", "forward_ms_quartiles", "training_forward_ms",
+         "training_forward_ms_quartiles", "backward_ms", "backward_ms_quartiles", "forward_backward_ms",
+         "forward_backward_ms_quartiles", "forward_gflops", "forward_backward_gflops", "peak_gflops",
+         "peak_gflops_quartiles", "peak_block", "forward_share", "forward_backward_share", "activation_bytes",
+         "input_bytes", "routing_bytes", "forward_backward_peak_bytes", "machine"]
+DECODE = ["shape", "E", "D", "H", "tokens", "K", "dtype", "threads", "kernel", "activation", "repeat", "calls",
+          "experts_read", "weight_bytes", "all_weight_bytes", "call_ms", "call_ms_quartiles", "gb_per_second", "read_ms",
+          "read_ms_quartiles", "read_gb_per_second", "share", "machine"]
+MACHINE = ["cpu", "features", "cores", "caches", "memory_bytes", "libtorch"]
+SHAPE = "E4,D32,H48,T40,K2"
+
+
+class BenchTest(tool.ToolTest):
+    def bench(self, *args):
+        return json.loads(self.run_tool("bench", *args, "--repeat", "2", "--json"))
+
+    def assert_spread(self, result, name):
+        low, high = result[f"{name}_quartiles"]
+        self.assertTrue(0 < low <= result[name] <= high, f"{name}: {low} {result[name]} {high}")
+
+    def assert_near(self, a, b):
+        self.assertAlmostEqual(a / b, 1, delta=1e-9)
+
+
+class Layer(BenchTest):
+    def check(self, result, products=2):
+        self.assertEqual(list(result), LAYER)
+        self.assertEqual(list(result["machine"]), MACHINE)
+        e, d, h, t, k = (result[letter] for letter in "EDHTK")
+        self.assertEqual(result["shape"], f"E{e},D{d},H{h},T{t},K{k}")
+        self.assertEqual(result["forward_flops"], 2 * t * k * products * d * h)
+        self.assertEqual(result["forward_backward_flops"], 3 * result["forward_flops"])
+        for call in ("forward", "forward_backward"):
+            self.assert_near(result[f"{call}_gflops"] * result[f"{call}_ms"] * 1e6, result[f"{call}_flops"])
+            if result["peak_gflops"] is not None:
+                self.assert_near(result[f"{call}_share"] * result["peak_gflops"], result[f"{call}_gflops"])
+        for name in ("forward_ms", "training_forward_ms", "backward_ms", "forward_backward_ms"):
+            self.assert_spread(result, name)
+        size = 2 if result["dtype"] == "bf16" else 4
+        self.assertEqual(result["input_bytes"], t * d * size)
+        self.assertEqual(result["routing_bytes"], t * k * 8)
+        self.assertGreaterEqual(result["forward_backward_peak_bytes"], result["activation_bytes"])
+
+    def test_one_shape(self):
+        result = self.bench("layer", "--shape", SHAPE, "--threads", "2")
+        self.check(result)
+        self.assertEqual([result[name] for name in ("dtype", "threads", "activation", "routing", "repeat")],
+                         ["fp32", 2, "relu", "balanced", 2])
+
+    def test_what_is_kept_is_one_hidden_tensor(self):
+        for dtype, size in (("fp32", 4), ("bf16", 2)):
+            result = self.bench("layer", "--shape", SHAPE, "--dtype", dtype)
+            self.check(result)
+            if result["kernel"] == "cpu":
+                self.assertEqual(result["activation_bytes"], 40 * 2 * 48 * size, dtype)
+
+    def test_the_plain_body(self):
+        result = self.bench("layer", "--shape", SHAPE, "--kernel", "reference")
+        self.check(result)
+        self.assertEqual(result["kernel"], "reference")
+        self.assertEqual(result["activation_bytes"], 0, "it computes its forward pass once more in the backward pass")
+
+    def test_gated(self):
+        result = self.bench("layer", "--shape", SHAPE, "--activation", "swiglu")
+        self.check(result, products=3)
+        self.assertEqual(result["activation"], "swiglu")
+
+    def test_several(self):
+        results = self.bench("layer", "--shape", "E4,D32,H48,T40", "--shape", "E3,D8,H8,T1", "--k", "1,3")
+        self.assertEqual([result["shape"] for result in results],
+                         ["E4,D32,H48,T40,K1", "E4,D32,H48,T40,K3", "E3,D8,H8,T1,K1", "E3,D8,H8,T1,K3"])
+        for result in results:
+            self.check(result)
+
+    def test_edges(self):
+        for shape in ("E1,D1,H1,T1,K1", "E5,D7,H3,T33,K5"):
+            for routing in ("balanced", "uniform", "skewed"):
+                with self.subTest(f"{shape} {routing}"):
+                    result = self.bench("layer", "--shape", shape, "--routing", routing)
+                    self.check(result)
+                    self.assertEqual(result["routing"], routing)
+
+    def test_table(self):
+        lines = self.run_tool("bench", "layer", "--shape", SHAPE, "--repeat", "1").decode().splitlines()
+        self.assertEqual(len(lines), 3)
+        self.assertRegex(lines[0], "^fp32, relu, routing balanced, kernel (cpu|reference), 1 thread, ")
+        self.assertEqual(lines[2].split()[0], SHAPE)
+
+    def test_errors(self):
+        def refuse(*args, says):
+            self.assert_refused("bench", "layer", *args, says=says)
+
+        refuse(says=["bench layer", "--shape is required"])
+        refuse("--shape", "E4,D32,H48,T40", says=["lacks K", "E16,D256,H512,T2048,K8"])
+        refuse("--shape", "", says=["E16,D256"])
+        refuse("--shape", "E4,D32,H48,T40,K5", says=["K = 5", "E = 4"])
+        refuse("--shape", "E4,D32,H48,T0,K1", says=["'T0'", "from 1 to"])
+        refuse("--shape", "E4,D32,H48,T-1,K1", says=["'T-1'", "from 1 to"])
+        refuse("--shape", "E4,D32,H4x,T1,K1", says=["'H4x'", "from 1 to"])
+        refuse("--shape", "E4,D32,H48,T1,K1,E4", says=["says E twice"])
+        refuse("--shape", "E4,D32,H48,W1,K1", says=["'W1'", "not a size"])
+        refuse("--shape", "E9999,D99999,H99999,T1,K1", says=["GiB"])
+        refuse("--shape", SHAPE, "--k", "1", says=["K", "--k"])
+        refuse("--shape", "E4,D32,H48,T40", "--k", "5", says=["K = 5", "E = 4"])
+        refuse("--shape", "E4,D32,H48,T40", "--k", "0", says=["--k", "0"])
+        refuse("--shape", "E4,D32,H48,T40", "--k", "all", says=["--k", "'all'"])
+        refuse("--shape", SHAPE, "--dtype", "fp16", says=["--dtype", "'fp16'", "fp32"])
+        refuse("--shape", SHAPE, "--kernel", "refrence", says=["did you mean 'reference'?"])
+        refuse("--shape", SHAPE, "--routing", "skew", says=["--routing", "skewed"])
+        refuse("--shape", SHAPE, "--activation", "rely", says=["did you mean 'relu'?"])
+        refuse("--shape", SHAPE, "--repeat", "0", says=["--repeat", "0"])
+        refuse("--shape", SHAPE, "--threads", "-1", says=["--threads", "-1"])
+        refuse("--shape", SHAPE, "--jsn", says=["did you mean '--json'?"])
+
+
+class Limits(BenchTest):
+    def test_fields(self):
+        result = self.bench("limits", "--threads", "2")
+        self.assertEqual(list(result), ["threads", "repeat", "peak_gflops", "blocks", "read", "machine"])
+        self.assertEqual(result["threads"], 2)
+        for block in result["blocks"]:
+            self.assertRegex(block["block"], r"^\d+x\d+x\d+$")
+            self.assert_spread(block, "gflops")
+        for dtype, peak in result["peak_gflops"].items():
+            speeds = [block["gflops"] for block in result["blocks"] if block["dtype"] == dtype]
+            self.assertEqual(peak, max(speeds, default=None))
+        levels = [read["level"] for read in result["read"]]
+        self.assertEqual(levels, [level for level in ("L2", "L3", "DRAM") if level in levels])
+        self.assertIn("DRAM", levels)
+        sizes = [read["bytes"] for read in result["read"]]
+        self.assertEqual(sizes, sorted(sizes))
+        for read in result["read"]:
+            self.assert_spread(read, "gb_per_second")
+
+
+class Decode(BenchTest):
+    def test_fields(self):
+        results = self.bench("decode", "--shape", "E4,D32,H64,K2", "--tokens", "1,5")
+        self.assertEqual([result["shape"] for result in results], ["E4,D32,H64,T1,K2", "E4,D32,H64,T5,K2"])
+        for result in results:
+            self.assertEqual(list(result), DECODE)
+            of_one = 2 * 32 * 64 * 4
+            self.assertEqual(result["all_weight_bytes"], 4 * of_one)
+            self.assert_near(result["weight_bytes"], result["experts_read"] * of_one)
+            self.assert_near(result["gb_per_second"] * result["call_ms"] * 1e6, result["weight_bytes"])
+            self.assert_near(result["share"] * result["read_gb_per_second"], result["gb_per_second"])
+            self.assert_spread(result, "call_ms")
+            self.assert_spread(result, "read_ms")
+        self.assertEqual(results[0]["experts_read"], 2)
+        self.assertTrue(2 < results[1]["experts_read"] <= 4)
+
+    def test_every_expert(self):
+        result = self.bench("decode", "--shape", "E3,D32,H64,K3", "--tokens", "4", "--dtype", "bf16")
+        self.assertEqual(result["experts_read"], 3)
+        self.assertEqual(result["weight_bytes"], 3 * 2 * 32 * 64 * 2)
+
+    def test_errors(self):
+        self.assert_refused("bench", "decode", "--shape", "E4,D32,H64,T2,K2", says=["'T2'", "E16,D256,H512,K2"])
+        self.assert_refused("bench", "decode", "--shape", "E4,D32,H64,K2", "--tokens", "0", says=["--tokens", "0"])
+        self.assert_refused("bench", "decode", "--shape", "E4,D32,H64,K5", says=["K = 5", "E = 4"])
+
+
+class Parts(BenchTest):
+    def test_help(self):
+        for part in ("layer", "limits", "decode"):
+            self.assertRegex(self.run_tool("bench", part, "--help").decode(), f"Example:\n  smoe bench {part} ")
+
+    def test_errors(self):
+        self.assert_refused("bench", says=["layer", "limits", "decode", "smoe bench --help"])
+        self.assert_refused("bench", "layr", says=["'layr'", "did you mean 'layer'?"])
+
+
+if __name__ == "__main__":
+    unittest.main()
