@@ -1,4 +1,4 @@
-// smoe bench: how fast the layer is, and the machine.
+// smoe bench: how fast the layer, training and the machine are.
 #include "cli/bench.h"
 
 #include <cstdio>
@@ -33,12 +33,16 @@ void LayerArguments::add_to(CLI::App& part, const std::string& example) {
   part.add_option("--activation", activation, "between the matrices, as in moe.activation")
       ->capture_default_str()
       ->type_name("NAME");
-  part.add_option("--kernel", kernel, "auto, or reference for the plain body")
+  add_kernel_option(part, kernel);
+}
+
+void add_kernel_option(CLI::App& part, std::string& kernel) {
+  part.add_option("--kernel", kernel, "auto, or reference for the plain bodies")
       ->capture_default_str()
       ->type_name("NAME");
 }
 
-void LayerArguments::choose_kernel() const {
+void choose_kernel(const std::string& kernel) {
   require(kernel == "auto" || kernel == "reference", "--kernel: '", kernel, "' is not known",
           suggest(kernel, {"auto", "reference"}));
   if (kernel == "reference") ::setenv("SMOE_KERNEL", "reference", 1);
@@ -55,11 +59,13 @@ std::string machine_text(const nlohmann::ordered_json& result) {
 }
 
 void add_bench(Program& program) {
-  CLI::App* verb = add_verb(program, "bench", "measure the layer's speed beside the machine's limits",
-                            "smoe bench layer --shape E16,D256,H512,T2048,K8 --dtype bf16 --threads 1");
+  CLI::App* verb =
+      add_verb(program, "bench", "measure the speed of the layer and of training beside the machine's limits",
+               "smoe bench layer --shape E16,D256,H512,T2048,K8 --dtype bf16 --threads 1");
   verb->require_subcommand(1);
   add_bench_layer(*verb, program);
   add_bench_limits(*verb, program);
+  add_bench_step(*verb, program);
   add_bench_decode(*verb, program);
 }
 

@@ -28,9 +28,11 @@ struct LayerArguments {
   std::string dtype = "fp32", activation = "relu", kernel = "auto";
 
   void add_to(CLI::App& part, const std::string& example);
-  /// Makes moe_mlp take the plain body where --kernel says so; throws UserError for another name.
-  void choose_kernel() const;
 };
+
+/// --kernel, and what it does: makes kernels take their plain bodies; throws UserError for a name that is not known.
+void add_kernel_option(CLI::App& part, std::string& kernel);
+void choose_kernel(const std::string& kernel);
 
 /// Prints one result as an object, several as an array.
 void print_json(const std::vector<nlohmann::ordered_json>& results);
@@ -40,6 +42,7 @@ std::string machine_text(const nlohmann::ordered_json& result);
 
 void add_bench_layer(CLI::App& bench, Program& program);   // bench_layer.cpp
 void add_bench_limits(CLI::App& bench, Program& program);  // bench_limits.cpp
+void add_bench_step(CLI::App& bench, Program& program);    // bench_step.cpp
 void add_bench_decode(CLI::App& bench, Program& program);  // bench_decode.cpp
 
 }  // namespace smoe::cli

@@ -36,7 +36,7 @@ void print_table(const std::vector<nlohmann::ordered_json>& results) {
 
 int bench_decode(const DecodeBench& arguments) {
   arguments.options.apply();
-  arguments.layer.choose_kernel();
+  choose_kernel(arguments.layer.kernel);
   const bench::LayerOptions options{.type = bench::parse_dtype(arguments.layer.dtype),
                                     .activation = parse_activation(arguments.layer.activation),
                                     .spread = bench::Spread::kUniform,

@@ -61,7 +61,7 @@ void print_table(const std::vector<nlohmann::ordered_json>& results) {
 
 int bench_layer(const LayerBench& arguments) {
   arguments.options.apply();
-  arguments.layer.choose_kernel();
+  choose_kernel(arguments.layer.kernel);
   const bench::LayerOptions options{.type = bench::parse_dtype(arguments.layer.dtype),
                                     .activation = parse_activation(arguments.layer.activation),
                                     .spread = bench::parse_spread(arguments.routing),

@@ -7,6 +7,7 @@
 #include <torch/csrc/autograd/custom_function.h>
 
 #include "smoe/base/error.h"
+#include "smoe/tensor/profiled_part.h"
 
 namespace smoe {
 namespace {
@@ -34,6 +35,7 @@ class CrossEntropy : public torch::autograd::Function<CrossEntropy> {
 }  // namespace
 
 at::Tensor mean_cross_entropy(const at::Tensor& logits, const at::Tensor& target) {
+  const ProfiledPart part("smoe.loss");
   require(logits.dim() == 2 && target.dim() == 1 && target.size(0) == logits.size(0),
           "cross entropy: logits must be [T, V] and target [T], got ", logits.sizes(), " and ", target.sizes());
   return CrossEntropy::apply(logits, target);

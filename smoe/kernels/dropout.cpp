@@ -10,6 +10,7 @@
 
 #include "smoe/base/error.h"
 #include "smoe/kernels/dropout_rows.h"
+#include "smoe/tensor/profiled_part.h"
 
 namespace smoe {
 namespace {
@@ -103,6 +104,7 @@ void fill_expert_mask(const int32_t* token, int64_t rows, int64_t expert, int64_
 
 at::Tensor dropout(const at::Tensor& x, double p, uint64_t key) {
   if (p == 0) return x;
+  const ProfiledPart part("smoe.dropout");
   return DropoutFunction::apply(x, p, static_cast<int64_t>(key));
 }
 

@@ -9,6 +9,7 @@
 #include <algorithm>
 
 #include "smoe/base/error.h"
+#include "smoe/tensor/profiled_part.h"
 
 namespace smoe {
 namespace {
@@ -86,6 +87,7 @@ class Embed : public torch::autograd::Function<Embed> {
 }  // namespace
 
 at::Tensor embed(const at::Tensor& table, const at::Tensor& token, double scale) {
+  const ProfiledPart part("smoe.embedding");
   require(table.dim() == 2 && token.scalar_type() == at::kLong, "embed: table must be [V, D] and token int64, got ",
           table.sizes(), " and ", token.scalar_type());
   const auto type = table.scalar_type();

@@ -5,6 +5,7 @@
 
 #include "smoe/kernels/dropout.h"
 #include "smoe/kernels/linear.h"
+#include "smoe/tensor/profiled_part.h"
 
 namespace smoe {
 
@@ -21,6 +22,7 @@ FeedForward::FeedForward(int64_t width, int64_t hidden, Activation activation, d
 }
 
 at::Tensor FeedForward::forward(const at::Tensor& x, double dropout_p, uint64_t dropout_key, Precision precision) {
+  const ProfiledPart part("smoe.feed-forward");
   const at::Tensor hidden = activate(linear(x, w1_, b1_, precision), activation_);
   return linear(dropout(hidden, dropout_p, dropout_key), w2_, b2_, precision);
 }

@@ -8,6 +8,7 @@
 
 #include "smoe/kernels/attention.h"
 #include "smoe/kernels/linear.h"
+#include "smoe/tensor/profiled_part.h"
 
 namespace smoe {
 
@@ -32,6 +33,7 @@ RelativeAttention::RelativeAttention(int64_t width, int64_t heads, int64_t head_
 }
 
 at::Tensor RelativeAttention::forward(const at::Tensor& x, const AttentionInput& input) {
+  const ProfiledPart part("smoe.attention");
   const int64_t B = x.size(0), S = x.size(1), L = input.positions.size(0), N = heads_, P = head_width_;
   const int64_t inner = N * P;
   const at::Tensor context = input.memory.size(1) > 0 ? at::cat({input.memory, x}, 1) : x;  // [B, L, D]

@@ -14,6 +14,7 @@
 #include "smoe/kernels/dropout.h"
 #include "smoe/kernels/embedding.h"
 #include "smoe/kernels/linear.h"
+#include "smoe/tensor/profiled_part.h"
 
 namespace smoe {
 namespace {
@@ -49,6 +50,7 @@ TransformerXlBlock::TransformerXlBlock(const ModelSpec& spec, bool is_moe, const
 }
 
 at::Tensor TransformerXlBlock::normalize(const at::Tensor& x, const at::Tensor& gain, const at::Tensor& bias) const {
+  const ProfiledPart part("smoe.norms");
   return at::layer_norm(x, {x.size(-1)}, gain, bias, 1e-5);
 }
 
@@ -154,6 +156,7 @@ at::Tensor TransformerXl::forward(const at::Tensor& tokens, Memory& memory, cons
     route.state = result.state;
   }
   x = dropout(x, p, pass.random.at("output").key());
+  const ProfiledPart part("smoe.output");
   const at::Tensor logits = linear(x, embedding_, output_bias_, precision_);
   if (pass.probe) pass.probe("output", logits);
   return logits;

@@ -3,6 +3,7 @@
 #include "smoe/base/error.h"
 #include "smoe/base/suggest.h"
 #include "smoe/moe/experts/kinds.h"
+#include "smoe/tensor/profiled_part.h"
 
 namespace smoe {
 
@@ -15,6 +16,7 @@ Experts::Experts(std::vector<std::shared_ptr<ExpertGroup>> groups) : groups_(std
 }
 
 at::Tensor Experts::mix(const at::Tensor& x, const Routing& routing, const MixOptions& options) {
+  const ProfiledPart part("smoe.experts");
   const at::Tensor operand = to_compute(x, options.precision);
   at::Tensor sum;
   int64_t first = 0;

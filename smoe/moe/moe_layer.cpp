@@ -5,6 +5,7 @@
 
 #include "smoe/base/error.h"
 #include "smoe/moe/limit.h"
+#include "smoe/tensor/profiled_part.h"
 
 namespace smoe {
 
@@ -31,6 +32,7 @@ MoeLayer::MoeLayer(std::shared_ptr<Router> router, std::shared_ptr<Experts> expe
 }
 
 MoeLayer::Result MoeLayer::forward(const RouteInput& input, const MixOptions& options, StatsBook* book, int64_t layer) {
+  const ProfiledPart part("smoe.router");  // and all else that is no expert
   require(input.x.dim() == 2, "a MoE layer takes x [T, D], got ", input.x.sizes());
   const Routing routing = router_->route(input);
   const int64_t slots = routing.expert.size(1);

@@ -14,6 +14,7 @@
 #include <algorithm>
 
 #include "smoe/tensor/one_thread.h"
+#include "smoe/tensor/profiled_part.h"
 
 namespace smoe {
 namespace {
@@ -46,6 +47,7 @@ TrainOptimizer::TrainOptimizer(const torch::nn::Module& model, const OptimizerCo
 }
 
 double TrainOptimizer::gradient_norm() const {
+  const ProfiledPart part("smoe.optimizer");
   const at::NoGradGuard no_grad;
   std::vector<at::Tensor> pieces;
   bool on_cpu = true;
@@ -109,6 +111,7 @@ void TrainOptimizer::update(const std::vector<Piece>& share, double lr,
 }
 
 void TrainOptimizer::step(double lr, double norm) {
+  const ProfiledPart part("smoe.optimizer");
   const at::NoGradGuard no_grad;
   const Entry* first = nullptr;
   for (Entry& entry : entries_) {

@@ -105,23 +105,29 @@ Trainer::StepResult Trainer::train_step(StatsBook* book) {
   const int64_t micro_batches = recipe_.train.accumulate, rows = segment.input.size(0) / micro_batches;
   const at::Device device(recipe_.train.device);
   optimizer_.zero_gradients();
+  done("data");
   for (int64_t i = 0; i < micro_batches; ++i) {
     Memory& memory = memories_[static_cast<size_t>(i)];
     if (segment.starts_epoch) memory = model_->empty_memory(rows);
     if (book != nullptr) book->begin_micro_batch(i);
     const at::Tensor logits =
         model_->forward(segment.input.narrow(0, i * rows, rows).to(device), memory, make_pass(i, result.k, book));
+    done("forward");
     const at::Tensor loss =
         mean_nll(logits, segment.target.narrow(0, i * rows, rows).to(device)) / static_cast<double>(micro_batches);
     result.loss += loss.item<double>();
     if (!std::isfinite(result.loss)) stop_on_bad_value("loss", segment, memories_before, position_before, result.k);
+    done("loss");
     loss.backward();
+    done("backward");
   }
   result.gradient_norm = optimizer_.gradient_norm();
   if (!std::isfinite(result.gradient_norm)) {
     stop_on_bad_value("gradient", segment, memories_before, position_before, result.k);
   }
+  done("norm");
   optimizer_.step(result.lr, result.gradient_norm);
+  done("optimizer");
   result.tokens = segment.input.numel();
   ++step_;
   tokens_ += result.tokens;

@@ -3,6 +3,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -41,12 +42,7 @@ class Trainer {
   /// Returns whether the last step was reached.
   bool run(const std::atomic<int>& stop, std::FILE* progress);
 
-  int64_t step() const { return step_; }
-  const RunFolder& folder() const { return run_; }
-  LanguageModel& model() { return *model_; }
-  const CheckpointStore& checkpoints() const { return store_; }
-
- private:
+  /// What one step gave.
   struct StepResult {
     double loss = 0;
     double gradient_norm = 0;
@@ -54,10 +50,24 @@ class Trainer {
     double lr = 0;
     int64_t tokens = 0;
   };
+  /// One step of run(), without its logging, evaluation and saving; `book`, where there is one, takes statistics.
+  StepResult train_step(StatsBook* book);
+  /// `heard` is called with the name of each part of a step as soon as it is done: data, forward, loss, backward (these
+  /// three for each micro-batch), norm, optimizer.
+  void listen(std::function<void(const char* part)> heard) { heard_ = std::move(heard); }
 
+  int64_t step() const { return step_; }
+  const TokenSequence& valid_text() const { return valid_text_; }
+  const RunFolder& folder() const { return run_; }
+  LanguageModel& model() { return *model_; }
+  const CheckpointStore& checkpoints() const { return store_; }
+
+ private:
   void load(const std::filesystem::path& checkpoint);
   void save(const CheckpointStore::Scores& scores);
-  StepResult train_step(StatsBook* book);
+  void done(const char* part) const {
+    if (heard_) heard_(part);
+  }
   Pass make_pass(int64_t micro_batch, int64_t k, StatsBook* book) const;
   [[noreturn]] void stop_on_bad_value(const std::string& what, const Segment& segment,
                                       const std::vector<Memory>& memories, const StreamPosition& position, int64_t k);
@@ -78,6 +88,7 @@ class Trainer {
   PlateauWatch plateau_;
   std::unique_ptr<MetricsLog> metrics_;
   std::unique_ptr<JsonLines> timing_;
+  std::function<void(const char* part)> heard_;
 
   // What a checkpoint holds beside model and optimizer.
   std::string data_sha256_;

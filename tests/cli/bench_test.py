@@ -15,6 +15,11 @@ LAYER = ["shape", "E", "D", "H", "T", "K", "dtype", "threads", "kernel", "activa
 DECODE = ["shape", "E", "D", "H", "tokens", "K", "dtype", "threads", "kernel", "activation", "repeat", "calls",
           "experts_read", "weight_bytes", "all_weight_bytes", "call_ms", "call_ms_quartiles", "gb_per_second", "read_ms",
           "read_ms_quartiles", "read_gb_per_second", "share", "machine"]
+STEP = ["recipe", "k", "dtype", "threads", "kernel", "batch", "accumulate", "segment", "memory", "parameters", "warm_up",
+        "repeat", "tokens_per_second", "train_ms", "train_ms_quartiles", "flops_per_token", "loss", "peak_rss_bytes",
+        "start_rss_bytes", "eval_batch", "eval_segment", "eval_memory", "eval", "eval_tokens_per_second", "machine"]
+EVAL = ["k", "tokens_per_second", "tokens_per_second_quartiles", "tokens", "nll", "flops_per_token"]
+PARTS = ["data", "forward", "loss", "backward", "norm", "optimizer", "total"]
 MACHINE = ["cpu", "features", "cores", "caches", "memory_bytes", "libtorch"]
 SHAPE = "E4,D32,H48,T40,K2"
 
@@ -169,13 +174,122 @@ class Decode(BenchTest):
         self.assert_refused("bench", "decode", "--shape", "E4,D32,H64,K5", says=["K = 5", "E = 4"])
 
 
+class Step(BenchTest):
+    @classmethod
+    def environment(cls):
+        # What a run leaves behind would be here.
+        cls.temporary = getattr(cls, "temporary", None) or cls.make_folder()
+        return {**super().environment(), "TMPDIR": str(cls.temporary)}
+
+    def tearDown(self):
+        self.assertEqual(sorted(path.name for path in self.temporary.glob("smoe-bench-*")), [])
+
+    def check(self, result, ks):
+        self.assertEqual([name for name in result if name != "profile"], STEP)
+        self.assertEqual(list(result["train_ms"]), PARTS)
+        self.assertEqual([result[name] for name in ("batch", "segment", "memory", "repeat")], [2, 16, 16, 2])
+        total = result["train_ms"]["total"]
+        self.assert_near(sum(ms for part, ms in result["train_ms"].items() if part != "total"), total)
+        self.assert_near(result["tokens_per_second"] * total / 1e3, 2 * 16)
+        low, high = result["train_ms_quartiles"]
+        self.assertTrue(0 < low <= total * (1 + 1e-9) and total <= high * (1 + 1e-9), "of two steps all is the middle")
+        self.assertTrue(0 < result["loss"] < 20)
+        self.assertTrue(0 < result["start_rss_bytes"] <= result["peak_rss_bytes"])
+        self.assertEqual([entry["k"] for entry in result["eval"]], ks)
+        for entry in result["eval"]:
+            self.assertEqual(list(entry), EVAL)
+            self.assertEqual(entry["tokens"], 2 * 16 * (1 + 8))
+            self.assert_spread(entry, "tokens_per_second")
+        self.assertEqual([entry["tokens_per_second"] for entry in result["eval"] if entry["k"] == result["k"]],
+                         [result["eval_tokens_per_second"]])
+
+    def test_default_is_the_largest_k(self):
+        result = self.bench("step", "tiny.toml", "--threads", "2")
+        self.check(result, [4])
+        self.assertEqual([result[name] for name in ("recipe", "k", "dtype", "threads", "kernel")],
+                         ["tiny.toml", 4, "fp32", 2, "auto"])
+        self.assertNotIn("profile", result)
+
+    def test_all_is_trained_at_e(self):
+        result = self.bench("step", "tiny.toml", "--k", "all", "--dtype", "bf16")
+        self.check(result, [1, 2, 3, 4])
+        self.assertEqual((result["k"], result["dtype"]), (4, "bf16"))
+
+    def test_more_k_are_only_evaluated(self):
+        result = self.bench("step", "tiny.toml", "--k", "2,4,1")
+        self.check(result, [2, 4, 1])
+        self.assertEqual(result["k"], 2)
+
+    def test_it_trains(self):
+        first = self.bench("step", "tiny.toml", "--k", "3")
+        self.assertEqual(first["loss"], self.bench("step", "tiny.toml", "--k", "3")["loss"], "the same bytes and weights")
+        text = self.bench("step", "tiny.toml", "--k", "3", "--data", "text.txt", "--set", "optimizer.lr=3e-2")
+        self.check(text, [3])
+        self.assertLess(text["loss"], first["loss"], "what has an order is learned sooner")
+
+    def test_the_plain_bodies(self):
+        plain = self.bench("step", "tiny.toml", "--kernel", "reference")
+        self.assertEqual(plain["kernel"], "reference")
+        self.assertAlmostEqual(plain["loss"], self.bench("step", "tiny.toml")["loss"], delta=1e-3)
+
+    def test_dense(self):
+        result = self.bench("step", "tiny.toml", *tool.sets(model__moe_layers='"none"'))
+        self.check(result, [None])
+        self.assertIsNone(result["k"])
+        self.assert_refused("bench", "step", "tiny.toml", *tool.sets(model__moe_layers='"none"'), "--k", "2",
+                            says=["--k", "dense"])
+
+    def test_profile(self):
+        result = self.bench("step", "tiny.toml", "--profile", *tool.sets(model__dropout=0.1))
+        self.check(result, [4])
+        profile = result["profile"]
+        self.assertEqual(list(profile), ["steps", "ms", "parts", "operators"])
+        parts = {entry["part"]: entry for entry in profile["parts"]}
+        self.assertEqual(set(parts), {"attention", "dropout", "embedding", "experts", "loss", "norms", "optimizer",
+                                      "output", "router", "rest"})
+        self.assert_near(sum(entry["ms"] for entry in parts.values()), profile["ms"])
+        self.assert_near(sum(entry["share"] for entry in parts.values()), 1)
+        of_part = dict.fromkeys(parts, 0)
+        for operator in profile["operators"]:
+            of_part[operator["part"]] += operator["self_ms"]
+            self.assertGreaterEqual(operator["self_ms"], 0)
+        for part, ms in of_part.items():
+            if part != "rest":  # where the time between operators is too
+                self.assertAlmostEqual(ms, parts[part]["ms"], delta=1e-9)
+        # The backward pass counts for what made it: each of two layers has two norms.
+        calls = {(operator["part"], operator["name"]): operator["calls"] for operator in profile["operators"]}
+        self.assertEqual(calls["norms", "NativeLayerNormBackward0"], 4)
+        self.assertEqual([part for part, name in calls if name == "smoe::moe_mlp_backward"], ["experts"])
+        self.assertEqual(calls["experts", "smoe::moe_mlp_backward"], 2)
+        self.assertEqual(calls["loss", "smoe.loss"], 1)
+
+    def test_table(self):
+        lines = self.run_tool("bench", "step", "tiny.toml", "--repeat", "1", "--profile").decode().splitlines()
+        self.assertRegex(lines[0], "^tiny.toml, k 4, fp32, batch 2 x 16, memory 16, ")
+        self.assertEqual([line.split()[0] for line in lines[2:9]], PARTS)
+
+    def test_errors(self):
+        def refuse(*args, says):
+            self.assert_refused("bench", "step", *args, says=says)
+
+        refuse(says=["bench step", "recipe is required"])
+        refuse("nowhere.toml", says=["nowhere.toml"])
+        refuse("tiny.toml", "--k", "5", says=["--k", "5", "1 to 4"])
+        refuse("tiny.toml", "--k", "0", says=["--k", "0"])
+        refuse("tiny.toml", "--k", "many", says=["--k", "'many'", "all"])
+        refuse("tiny.toml", "--set", "train.bach=4", says=["did you mean 'train.batch'?"])
+        refuse("tiny.toml", "--dtype", "fp64", says=["dtype", "fp32"])
+        refuse("tiny.toml", "--data", "nowhere", says=["nowhere"])
+        refuse("tiny.toml", "--kernel", "fast", says=["--kernel", "reference"])
+
+
 class Parts(BenchTest):
     def test_help(self):
-        for part in ("layer", "limits", "decode"):
+        for part in ("layer", "limits", "step", "decode"):
             self.assertRegex(self.run_tool("bench", part, "--help").decode(), f"Example:\n  smoe bench {part} ")
 
     def test_errors(self):
-        self.assert_refused("bench", says=["layer", "limits", "decode", "smoe bench --help"])
+        self.assert_refused("bench", says=["layer", "limits", "step", "decode", "smoe bench --help"])
         self.assert_refused("bench", "layr", says=["'layr'", "did you mean 'layer'?"])
 
 

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cmath>
 #include <map>
 
 #include <nlohmann/json.hpp>
@@ -44,6 +45,25 @@ TEST(Trainer, TheRouterStaysAsItWasDrawn) {
     EXPECT_EQ(torch::equal(tensor.detach(), after.at(name)), is_router) << name;
   }
   EXPECT_EQ(routers, 4);  // weight and bias of two layers
+}
+
+TEST(Trainer, SaysWhenThePartsOfAStepAreDone) {
+  TempFolder folder;
+  Recipe recipe = tiny_recipe(folder.path());
+  recipe.train.accumulate = 2;
+  const auto trainer = start_training(recipe, folder.path() / "run");
+  std::vector<std::string> parts;
+  trainer->listen([&](const char* part) { parts.emplace_back(part); });
+  const Trainer::StepResult result = trainer->train_step(nullptr);
+  EXPECT_EQ(parts, (std::vector<std::string>{"data", "forward", "loss", "backward", "forward", "loss", "backward",
+                                             "norm", "optimizer"}));
+  EXPECT_EQ(trainer->step(), 1);
+  EXPECT_EQ(result.k, 1);
+  EXPECT_EQ(result.tokens, 2 * 16);
+  EXPECT_TRUE(std::isfinite(result.loss) && result.gradient_norm > 0);
+  trainer->listen(nullptr);
+  trainer->train_step(nullptr);
+  EXPECT_EQ(parts.size(), 9u);
 }
 
 TEST(Trainer, AccumulatedMicroBatchesGiveTheSameStep) {
