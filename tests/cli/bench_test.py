@@ -2,7 +2,10 @@
 """smoe bench: the fields it prints, and that the numbers in them fit together. How fast anything is, is not tested."""
 
 import json
+import subprocess
+import sys
 import unittest
+import xml.etree.ElementTree
 
 import tool
 
@@ -281,6 +284,54 @@ class Step(BenchTest):
         refuse("tiny.toml", "--dtype", "fp64", says=["dtype", "fp32"])
         refuse("tiny.toml", "--data", "nowhere", says=["nowhere"])
         refuse("tiny.toml", "--kernel", "fast", says=["--kernel", "reference"])
+
+
+class Set(BenchTest):
+    """tools/bench/measure, which scripts/bench calls."""
+
+    def measure(self, *args):
+        environment = {**self.environment(), "PYTHONDONTWRITEBYTECODE": "1"}
+        return subprocess.run([sys.executable, tool.SOURCE / "tools" / "bench" / "measure", *args], cwd=self.folder,
+                              env=environment, timeout=5 * tool.TIMEOUT, capture_output=True, text=True, check=False)
+
+    def test_quick(self):
+        done = self.measure(tool.binary(), "-o", "out", "--quick", "--rounds", "2")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        out = self.folder / "out"
+        self.assertEqual(done.stdout.split(), ["out/tables.md", "out/roofline.svg"])
+        header, *lines = [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
+        self.assertEqual(list(header), ["commit", "version", "quick"])
+        self.assertEqual({line["round"] for line in lines}, {0, 1})
+        groups = {"limits", "k", "shapes", "reference", "tokens", "experts", "skew", "decode", "step"}
+        self.assertEqual({line["group"] for line in lines}, groups)
+        tables = (out / "tables.md").read_text()
+        for heading in ("Limits", "Layer at k", "Growth with k", "Few tokens", "Training step", "Evaluation at every k"):
+            self.assertIn(f"## {heading}\n\n", tables)
+        # The median of two rounds is their mean.
+        of = [line["result"] for line in lines if line["group"] == "decode"]
+        of = [result["read_gb_per_second"] for result in of if (result["tokens"], result["dtype"]) == (4, "fp32")]
+        self.assertIn(f"| {sum(of) / 2:,.1f} |", tables)
+        self.assertIn("    smoe bench layer --shape E4,D32,H64,T64,K2 --routing skewed --repeat 1 --dtype fp32|bf16 "
+                      "--threads 1\n", tables)
+        root = xml.etree.ElementTree.parse(out / "roofline.svg").getroot()
+        self.assertGreater(len(root.findall(".//{*}title")), 10)
+        (out / "tables.md").unlink()
+        self.assertEqual(self.measure("--again", "out").returncode, 0)
+        self.assertEqual((out / "tables.md").read_text(), tables)
+
+    def test_errors(self):
+        def refuse(*args, says):
+            done = self.measure(*args)
+            self.assertNotEqual(done.returncode, 0)
+            self.assertNotIn("Traceback", done.stderr)
+            self.assertIn(says, done.stderr)
+
+        refuse(says="name the tool")
+        refuse("--again", "nowhere", says="nowhere/results.jsonl: no such file")
+        (self.folder / "results.jsonl").write_text("{}\n")
+        refuse("--again", ".", says="holds no results")
+        (self.folder / "results.jsonl").write_text("{}\n{\n")
+        refuse("--again", ".", says="results.jsonl:2: not a line of JSON")
 
 
 class Parts(BenchTest):

@@ -1,0 +1,49 @@
+"""The measurements of scripts/bench: one JSON line a result, and what several rounds of them come to."""
+
+import functools
+import json
+import operator
+import statistics
+
+
+class Result:
+    """One command's result over all rounds. A field is the median over the rounds, a text the one of the first."""
+
+    def __init__(self, lines):
+        self.group = lines[0]["group"]
+        self.command = lines[0]["command"]
+        self.options = lines[0]["options"]
+        self.rounds = [line["result"] for line in lines]
+
+    def __getitem__(self, name):
+        return self.at(name)
+
+    def at(self, *path):
+        """The field of a field: at("train_ms", "total")."""
+        values = [functools.reduce(operator.getitem, path, one) for one in self.rounds]
+        return statistics.median(values) if isinstance(values[0], (int, float)) else values[0]
+
+    def spread(self, name):
+        """The least and the most of a field over the rounds."""
+        values = [one[name] for one in self.rounds]
+        return min(values), max(values)
+
+
+def key_of(line):
+    return json.dumps([line["group"], line["command"], line["options"], line["result"].get("shape")])
+
+
+def read(path):
+    """The header of a file of results and the results in it, in the order of the first round."""
+    header, found = {}, {}
+    with open(path, encoding="utf-8") as file:
+        for number, text in enumerate(file, 1):
+            try:
+                line = json.loads(text)
+            except ValueError as error:
+                raise SystemExit(f"{path}:{number}: not a line of JSON: {error}") from None
+            if "result" not in line:
+                header = line
+            else:
+                found.setdefault(key_of(line), []).append(line)
+    return header, [Result(lines) for lines in found.values()]
