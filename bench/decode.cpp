@@ -17,6 +17,8 @@
 namespace smoe::bench {
 namespace {
 
+using Json = nlohmann::ordered_json;
+
 constexpr size_t kRoutings = 64;        // drawn before the clock runs
 constexpr int64_t kCallsPerRound = 32;  // of a kind, before the other has its turn
 constexpr int64_t kToSettle = 4;        // first calls of a round, which find the other's bytes in the cache
@@ -47,65 +49,80 @@ void read_experts(const at::Tensor& buffer, int64_t each, const std::vector<int3
   });
 }
 
-}  // namespace
+struct Times {
+  Samples call, read;
+};
 
-nlohmann::ordered_json measure_decode(const LayerShape& shape, const LayerOptions& options) {
-  const at::NoGradGuard no_grad;
-  LayerCase layer = LayerCase::make(shape, options.type, options.activation, Spread::kUniform);
-  const std::vector<Draw> draws = draw_routings(shape);
-  const int64_t step = kReadStep * at::get_num_threads();
-  const int64_t each = std::max<int64_t>(1, layer.expert_bytes() / step) * step;
-  const at::Tensor buffer = at::zeros({shape.E * each}, at::kByte);
-
-  Samples call, read, experts;
-  int64_t next = 0;
-  const auto several = [&](Samples& times, const auto& work) {
+/// Rounds of some reads and some calls each. An expert has `each` bytes in the buffer.
+Times measure(LayerCase layer, const std::vector<Draw>& draws, const at::Tensor& buffer, int64_t each, int64_t repeat) {
+  Times times;
+  size_t next = 0;
+  const auto several = [&](Samples& samples, const auto& work) {
     for (int64_t i = 0; i < kToSettle + kCallsPerRound; ++i) {
-      const Draw& draw = draws[static_cast<size_t>(next++) % kRoutings];
+      const Draw& draw = draws[next++ % draws.size()];
       const double seconds = seconds_of([&] { work(draw); });
-      if (i >= kToSettle) times.add(seconds);
+      if (i >= kToSettle) samples.add(seconds);
     }
   };
   layer.forward();  // packs the weights
-  for (int64_t round = 0; round < options.repeat; ++round) {
+  for (int64_t round = 0; round < repeat; ++round) {
     read_on_all_threads(buffer.const_data_ptr(), buffer.numel());
-    several(read, [&](const Draw& draw) { read_experts(buffer, each, draw.used); });
-    several(call, [&](const Draw& draw) {
+    several(times.read, [&](const Draw& draw) { read_experts(buffer, each, draw.used); });
+    several(times.call, [&](const Draw& draw) {
       layer.expert = draw.expert;
       layer.forward();
     });
   }
-  for (const Draw& draw : draws) experts.add(static_cast<double>(draw.used.size()));
-  double mean_experts = 0;
-  for (const double count : experts.values()) mean_experts += count / static_cast<double>(experts.size());
+  return times;
+}
 
-  const double bytes = mean_experts * static_cast<double>(layer.expert_bytes());
-  const double read_bytes = mean_experts * static_cast<double>(each);
-  const auto quartiles = [](const Samples& s) {
-    return nlohmann::ordered_json{s.quantile(0.25) * 1e3, s.quantile(0.75) * 1e3};
-  };
-  nlohmann::ordered_json json{{"shape", shape.text()},
-                              {"E", shape.E},
-                              {"D", shape.D},
-                              {"H", shape.H},
-                              {"tokens", shape.T},
-                              {"K", shape.K},
-                              {"dtype", options.type == at::kBFloat16 ? "bf16" : "fp32"},
-                              {"threads", at::get_num_threads()},
-                              {"kernel", layer.kernel()},
-                              {"activation", activation_names()[static_cast<size_t>(options.activation)]},
-                              {"repeat", options.repeat},
-                              {"calls", call.size()}};
-  json["experts_read"] = mean_experts;
+Json describe(const LayerCase& layer, const LayerOptions& options) {
+  const LayerShape& shape = layer.shape;
+  return {{"shape", shape.text()},
+          {"E", shape.E},
+          {"D", shape.D},
+          {"H", shape.H},
+          {"tokens", shape.T},
+          {"K", shape.K},
+          {"dtype", options.type == at::kBFloat16 ? "bf16" : "fp32"},
+          {"threads", at::get_num_threads()},
+          {"kernel", layer.kernel()},
+          {"activation", activation_names()[static_cast<size_t>(options.activation)]},
+          {"repeat", options.repeat}};
+}
+
+void add_time(Json& json, const std::string& name, const Samples& samples) {
+  json[name + "_ms"] = samples.median() * 1e3;
+  json[name + "_ms_quartiles"] = {samples.quantile(0.25) * 1e3, samples.quantile(0.75) * 1e3};
+}
+
+}  // namespace
+
+Json measure_decode(const LayerShape& shape, const LayerOptions& options) {
+  const at::NoGradGuard no_grad;
+  const LayerCase layer = LayerCase::make(shape, options.type, options.activation, Spread::kUniform);
+  const std::vector<Draw> draws = draw_routings(shape);
+  // Every thread reads whole steps of an expert, which may be a little less than all of it.
+  const int64_t step = kReadStep * at::get_num_threads();
+  const int64_t each = std::max<int64_t>(1, layer.expert_bytes() / step) * step;
+  const at::Tensor buffer = at::zeros({shape.E * each}, at::kByte);
+  const Times times = measure(layer, draws, buffer, each, options.repeat);
+
+  double experts = 0;
+  for (const Draw& draw : draws) experts += static_cast<double>(draw.used.size()) / static_cast<double>(draws.size());
+  const double bytes = experts * static_cast<double>(layer.expert_bytes());
+  const double speed = bytes / times.call.median();
+  const double limit = experts * static_cast<double>(each) / times.read.median();
+  Json json = describe(layer, options);
+  json["calls"] = times.call.size();
+  json["experts_read"] = experts;
   json["weight_bytes"] = bytes;
   json["all_weight_bytes"] = shape.E * layer.expert_bytes();
-  json["call_ms"] = call.median() * 1e3;
-  json["call_ms_quartiles"] = quartiles(call);
-  json["gb_per_second"] = bytes / call.median() / 1e9;
-  json["read_ms"] = read.median() * 1e3;
-  json["read_ms_quartiles"] = quartiles(read);
-  json["read_gb_per_second"] = read_bytes / read.median() / 1e9;
-  json["share"] = (bytes / call.median()) / (read_bytes / read.median());
+  add_time(json, "call", times.call);
+  json["gb_per_second"] = speed / 1e9;
+  add_time(json, "read", times.read);
+  json["read_gb_per_second"] = limit / 1e9;
+  json["share"] = speed / limit;
   json["machine"] = machine();
   return json;
 }

@@ -86,6 +86,36 @@ void add_time(Json& json, const std::string& name, const Samples& samples) {
   json[name + "_ms_quartiles"] = {samples.quantile(0.25) * 1e3, samples.quantile(0.75) * 1e3};
 }
 
+/// Operations a second, beside the peak's where there is one.
+void add_speed(Json& json, const std::string& name, double flops, const Samples& time, const Samples& peak) {
+  const double speed = flops / time.median();
+  json[name + "_flops"] = static_cast<int64_t>(flops);
+  json[name + "_gflops"] = speed / 1e9;
+  json[name + "_share"] = peak.size() > 0 ? Json(speed / peak.median()) : Json(nullptr);
+}
+
+void add_peak(Json& json, const std::optional<BlockPeak>& block, const Samples& peak) {
+  json["peak_gflops"] = block ? Json(peak.median() / 1e9) : Json(nullptr);
+  json["peak_gflops_quartiles"] = block ? Json{peak.quantile(0.25) / 1e9, peak.quantile(0.75) / 1e9} : Json(nullptr);
+  json["peak_block"] = block ? Json(block->shape().text()) : Json(nullptr);
+}
+
+Json describe(const LayerCase& layer, const LayerOptions& options) {
+  const LayerShape& shape = layer.shape;
+  return {{"shape", shape.text()},
+          {"E", shape.E},
+          {"D", shape.D},
+          {"H", shape.H},
+          {"T", shape.T},
+          {"K", shape.K},
+          {"dtype", options.type == at::kBFloat16 ? "bf16" : "fp32"},
+          {"threads", at::get_num_threads()},
+          {"kernel", layer.kernel()},
+          {"activation", activation_names()[static_cast<size_t>(options.activation)]},
+          {"routing", spread_names()[static_cast<size_t>(options.spread)]},
+          {"repeat", options.repeat}};
+}
+
 }  // namespace
 
 Json measure_layer(const LayerShape& shape, const LayerOptions& options) {
@@ -98,41 +128,16 @@ Json measure_layer(const LayerShape& shape, const LayerOptions& options) {
   const int64_t kept = activation_bytes(calls), most = peak_bytes(calls);
   for (int64_t i = 0; i < options.repeat; ++i) one_round(calls, peak, times);
 
-  Json json{{"shape", shape.text()},
-            {"E", shape.E},
-            {"D", shape.D},
-            {"H", shape.H},
-            {"T", shape.T},
-            {"K", shape.K},
-            {"dtype", options.type == at::kBFloat16 ? "bf16" : "fp32"},
-            {"threads", at::get_num_threads()},
-            {"kernel", layer.kernel()},
-            {"activation", activation_names()[static_cast<size_t>(options.activation)]},
-            {"routing", spread_names()[static_cast<size_t>(options.spread)]},
-            {"repeat", options.repeat}};
-  const double flops = layer.forward_flops();
-  json["forward_flops"] = static_cast<int64_t>(flops);
-  json["forward_backward_flops"] =
-      static_cast<int64_t>(3 * flops);  // two products in the backward pass for each one in the forward pass
+  Json json = describe(layer, options);
   add_time(json, "forward", times.forward);
   add_time(json, "training_forward", times.training_forward);
   add_time(json, "backward", times.backward);
   add_time(json, "forward_backward", times.forward_backward);
-  const double forward = flops / times.forward.median(), both = 3 * flops / times.forward_backward.median();
-  json["forward_gflops"] = forward / 1e9;
-  json["forward_backward_gflops"] = both / 1e9;
-  json["peak_gflops"] = nullptr;
-  json["peak_gflops_quartiles"] = nullptr;
-  json["peak_block"] = nullptr;
-  json["forward_share"] = nullptr;
-  json["forward_backward_share"] = nullptr;
-  if (peak) {
-    json["peak_gflops"] = times.peak.median() / 1e9;
-    json["peak_gflops_quartiles"] = {times.peak.quantile(0.25) / 1e9, times.peak.quantile(0.75) / 1e9};
-    json["peak_block"] = peak->shape().text();
-    json["forward_share"] = forward / times.peak.median();
-    json["forward_backward_share"] = both / times.peak.median();
-  }
+  const double flops = layer.forward_flops();
+  add_speed(json, "forward", flops, times.forward, times.peak);
+  // Two products in the backward pass for each one in the forward pass.
+  add_speed(json, "forward_backward", 3 * flops, times.forward_backward, times.peak);
+  add_peak(json, peak, times.peak);
   json["activation_bytes"] = kept;
   json["input_bytes"] = layer.x.nbytes();
   json["routing_bytes"] = layer.expert.nbytes() + layer.weight.nbytes();

@@ -171,7 +171,7 @@ Json profile_steps(Trainer& trainer) {
                  steps);
 }
 
-/// The recipe with one k, one that is never evaluated or saved, on data that there is.
+/// Gives the recipe one k, steps enough, and a text where it has none.
 void prepare(Recipe& recipe, const StepOptions& options, const std::filesystem::path& folder, int64_t steps) {
   if (has_k(recipe)) recipe.k_schedule.min = recipe.k_schedule.max = options.k;
   recipe.train.steps = std::max(recipe.train.steps, steps);
@@ -179,6 +179,36 @@ void prepare(Recipe& recipe, const StepOptions& options, const std::filesystem::
   recipe.data.path = (folder / "text").string();
   recipe.data.format = "bytes";
   write_texts(recipe.data.path, recipe.train, steps);
+}
+
+/// What is trained, and how.
+Json describe(const Recipe& recipe, const StepOptions& options, Trainer& trainer) {
+  const TrainConfig& train = recipe.train;
+  int64_t parameters = 0;
+  for (const at::Tensor& parameter : trainer.model().parameters()) parameters += parameter.numel();
+  return {{"k", has_k(recipe) ? Json(options.k) : Json(nullptr)},
+          {"dtype", train.dtype},
+          {"threads", at::get_num_threads()},
+          {"kernel", reference_kernels_forced() ? "reference" : "auto"},
+          {"batch", train.batch},
+          {"accumulate", train.accumulate},
+          {"segment", train.segment},
+          {"memory", train.memory},
+          {"parameters", parameters},
+          {"warm_up", warm_up_steps(train)},
+          {"repeat", options.repeat}};
+}
+
+void add_evaluations(Json& json, Trainer& trainer, const TrainConfig& train, const std::vector<int64_t>& ks) {
+  const EvalLengths lengths = eval_lengths(train);
+  json["eval_batch"] = lengths.batch;
+  json["eval_segment"] = lengths.segment;
+  json["eval_memory"] = lengths.memory;
+  json["eval"] = evaluate_at(trainer, train, ks);
+  json["eval_tokens_per_second"] = nullptr;
+  for (const Json& entry : json["eval"]) {
+    if (entry["k"] == json["k"]) json["eval_tokens_per_second"] = entry["tokens_per_second"];
+  }
 }
 
 }  // namespace
@@ -203,42 +233,19 @@ Json measure_step(Recipe recipe, const StepOptions& options) {
   const int64_t rss = peak_rss_bytes();
 
   const TrainConfig& train = recipe.train;
-  const bool dial = has_k(recipe);
-  int64_t parameters = 0;
-  for (const at::Tensor& parameter : trainer.model().parameters()) parameters += parameter.numel();
   const Samples totals = clock.totals();
   const Json middle = clock.middle_ms();
-  const double tokens = static_cast<double>(train.batch * train.segment);
-  Json json{{"k", dial ? Json(options.k) : Json(nullptr)},
-            {"dtype", train.dtype},
-            {"threads", at::get_num_threads()},
-            {"kernel", reference_kernels_forced() ? "reference" : "auto"},
-            {"batch", train.batch},
-            {"accumulate", train.accumulate},
-            {"segment", train.segment},
-            {"memory", train.memory},
-            {"parameters", parameters},
-            {"warm_up", warm_up},
-            {"repeat", options.repeat}};
-  json["tokens_per_second"] = tokens / middle["total"].get<double>() * 1e3;
+  Json json = describe(recipe, options, trainer);
+  json["tokens_per_second"] = static_cast<double>(last.tokens) / middle["total"].get<double>() * 1e3;
   json["train_ms"] = middle;
   json["train_ms_quartiles"] = {totals.quantile(0.25) * 1e3, totals.quantile(0.75) * 1e3};
-  json["flops_per_token"] =
-      trainer.model().flops_per_token({.batch = train.batch, .segment = train.segment, .memory = train.memory},
-                                      dial ? static_cast<double>(options.k) : 0);
+  const Lengths lengths{.batch = train.batch, .segment = train.segment, .memory = train.memory};
+  json["flops_per_token"] = trainer.model().flops_per_token(lengths, static_cast<double>(options.k));
   json["loss"] = last.loss;
   json["peak_rss_bytes"] = rss;
   json["start_rss_bytes"] = rss_before;
   if (options.profile) json["profile"] = profile_steps(trainer);
-  const EvalLengths lengths = eval_lengths(train);
-  json["eval_batch"] = lengths.batch;
-  json["eval_segment"] = lengths.segment;
-  json["eval_memory"] = lengths.memory;
-  json["eval"] = evaluate_at(trainer, train, options.eval_k);
-  json["eval_tokens_per_second"] = nullptr;
-  for (const Json& entry : json["eval"]) {
-    if (entry["k"] == json["k"]) json["eval_tokens_per_second"] = entry["tokens_per_second"];
-  }
+  add_evaluations(json, trainer, train, options.eval_k);
   json["machine"] = machine();
   return json;
 }

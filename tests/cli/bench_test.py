@@ -9,12 +9,12 @@ import xml.etree.ElementTree
 
 import tool
 
-LAYER = ["shape", "E", "D", "H", "T", "K", "dtype", "threads", "kernel", "activation", "routing", "repeat",
-         "forward_flops", "forward_backward_flops", "forward_ms", "forward_ms_quartiles", "training_forward_ms",
-         "training_forward_ms_quartiles", "backward_ms", "backward_ms_quartiles", "forward_backward_ms",
-         "forward_backward_ms_quartiles", "forward_gflops", "forward_backward_gflops", "peak_gflops",
-         "peak_gflops_quartiles", "peak_block", "forward_share", "forward_backward_share", "activation_bytes",
-         "input_bytes", "routing_bytes", "forward_backward_peak_bytes", "machine"]
+LAYER = ["shape", "E", "D", "H", "T", "K", "dtype", "threads", "kernel", "activation", "routing", "repeat", "forward_ms",
+         "forward_ms_quartiles", "training_forward_ms", "training_forward_ms_quartiles", "backward_ms",
+         "backward_ms_quartiles", "forward_backward_ms", "forward_backward_ms_quartiles", "forward_flops",
+         "forward_gflops", "forward_share", "forward_backward_flops", "forward_backward_gflops", "forward_backward_share",
+         "peak_gflops", "peak_gflops_quartiles", "peak_block", "activation_bytes", "input_bytes", "routing_bytes",
+         "forward_backward_peak_bytes", "machine"]
 DECODE = ["shape", "E", "D", "H", "tokens", "K", "dtype", "threads", "kernel", "activation", "repeat", "calls",
           "experts_read", "weight_bytes", "all_weight_bytes", "call_ms", "call_ms_quartiles", "gb_per_second", "read_ms",
           "read_ms_quartiles", "read_gb_per_second", "share", "machine"]
