@@ -12,7 +12,7 @@
 #include "bench/limits.h"
 #include "bench/machine.h"
 #include "bench/read_sum.h"
-#include "bench/samples.h"
+#include "bench/samples_json.h"
 
 namespace smoe::bench {
 namespace {
@@ -51,27 +51,32 @@ void read_experts(const at::Tensor& buffer, int64_t each, const std::vector<int3
 
 struct Times {
   Samples call, read;
+  Samples ratio;  ///< of the time of a read to that of a call, round by round
 };
 
 /// Rounds of some reads and some calls each. An expert has `each` bytes in the buffer.
 Times measure(LayerCase layer, const std::vector<Draw>& draws, const at::Tensor& buffer, int64_t each, int64_t repeat) {
   Times times;
   size_t next = 0;
-  const auto several = [&](Samples& samples, const auto& work) {
+  const auto several = [&](Samples& all, const auto& work) {
+    Samples now;
     for (int64_t i = 0; i < kToSettle + kCallsPerRound; ++i) {
       const Draw& draw = draws[next++ % draws.size()];
       const double seconds = seconds_of([&] { work(draw); });
-      if (i >= kToSettle) samples.add(seconds);
+      if (i >= kToSettle) now.add(seconds);
     }
+    for (const double seconds : now.values()) all.add(seconds);
+    return now.median();
   };
   layer.forward();  // packs the weights
   for (int64_t round = 0; round < repeat; ++round) {
     read_on_all_threads(buffer.const_data_ptr(), buffer.numel());
-    several(times.read, [&](const Draw& draw) { read_experts(buffer, each, draw.used); });
-    several(times.call, [&](const Draw& draw) {
+    const double read = several(times.read, [&](const Draw& draw) { read_experts(buffer, each, draw.used); });
+    const double call = several(times.call, [&](const Draw& draw) {
       layer.expert = draw.expert;
       layer.forward();
     });
+    times.ratio.add(read / call);
   }
   return times;
 }
@@ -91,11 +96,6 @@ Json describe(const LayerCase& layer, const LayerOptions& options) {
           {"repeat", options.repeat}};
 }
 
-void add_time(Json& json, const std::string& name, const Samples& samples) {
-  json[name + "_ms"] = samples.median() * 1e3;
-  json[name + "_ms_quartiles"] = {samples.quantile(0.25) * 1e3, samples.quantile(0.75) * 1e3};
-}
-
 }  // namespace
 
 Json measure_decode(const LayerShape& shape, const LayerOptions& options) {
@@ -111,18 +111,17 @@ Json measure_decode(const LayerShape& shape, const LayerOptions& options) {
   double experts = 0;
   for (const Draw& draw : draws) experts += static_cast<double>(draw.used.size()) / static_cast<double>(draws.size());
   const double bytes = experts * static_cast<double>(layer.expert_bytes());
-  const double speed = bytes / times.call.median();
-  const double limit = experts * static_cast<double>(each) / times.read.median();
+  const double read_bytes = experts * static_cast<double>(each);
   Json json = describe(layer, options);
   json["calls"] = times.call.size();
   json["experts_read"] = experts;
   json["weight_bytes"] = bytes;
   json["all_weight_bytes"] = shape.E * layer.expert_bytes();
-  add_time(json, "call", times.call);
-  json["gb_per_second"] = speed / 1e9;
-  add_time(json, "read", times.read);
-  json["read_gb_per_second"] = limit / 1e9;
-  json["share"] = speed / limit;
+  add_spread(json, "call_ms", times.call, 1e-3);
+  json["gb_per_second"] = bytes / times.call.median() / 1e9;
+  add_spread(json, "read_ms", times.read, 1e-3);
+  json["read_gb_per_second"] = read_bytes / times.read.median() / 1e9;
+  add_spread(json, "share", times.ratio, read_bytes / bytes);
   json["machine"] = machine();
   return json;
 }

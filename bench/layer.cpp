@@ -12,13 +12,16 @@
 #include "bench/limits.h"
 #include "bench/live_memory.h"
 #include "bench/machine.h"
-#include "bench/samples.h"
+#include "bench/samples_json.h"
 #include "smoe/kernels/block_gemm.h"
 
 namespace smoe::bench {
 namespace {
 
 using Json = nlohmann::ordered_json;
+
+constexpr double kTrainingProducts =
+    3;  // of a training call, for each one of a forward pass: two are the backward pass's
 
 /// The calls whose time is taken.
 class Calls {
@@ -52,12 +55,28 @@ class Calls {
 
 struct Times {
   Samples peak, forward, training_forward, backward, forward_backward;
+  Samples forward_share, forward_backward_share;
 };
 
-void one_round(Calls& calls, const std::optional<BlockPeak>& peak, Times& times) {
-  if (peak) times.peak.add(peak->sample());
+/// The calls in turns with the peak, on either side of each. Its share of the peak is taken here and now: a processor that
+/// is shared changes its speed from one moment to the next.
+void one_round(Calls& calls, double flops, const std::optional<BlockPeak>& peak, Times& times) {
+  double before = 0, after = 0;
+  const auto next_peak = [&] {
+    before = after;
+    if (!peak) return;
+    after = peak->sample();
+    times.peak.add(after);
+  };
+  const auto add_share = [&](Samples& share, double speed) {
+    if (peak) share.add(speed / ((before + after) / 2));
+  };
   calls.forward();  // packs what the last round has changed
-  times.forward.add(seconds_of([&] { calls.forward(); }));
+  next_peak();
+  const double inference = seconds_of([&] { calls.forward(); });
+  next_peak();
+  times.forward.add(inference);
+  add_share(times.forward_share, flops / inference);
   calls.change_weights();
   at::Tensor y;
   std::vector<at::Tensor> gradients;
@@ -66,6 +85,8 @@ void one_round(Calls& calls, const std::optional<BlockPeak>& peak, Times& times)
   times.training_forward.add(forward);
   times.backward.add(backward);
   times.forward_backward.add(forward + backward);
+  next_peak();
+  add_share(times.forward_backward_share, kTrainingProducts * flops / (forward + backward));
 }
 
 /// Bytes that the forward pass leaves behind for the backward pass, beside x, the routing and y.
@@ -81,22 +102,15 @@ int64_t peak_bytes(const Calls& calls) {
   return memory.peak();
 }
 
-void add_time(Json& json, const std::string& name, const Samples& samples) {
-  json[name + "_ms"] = samples.median() * 1e3;
-  json[name + "_ms_quartiles"] = {samples.quantile(0.25) * 1e3, samples.quantile(0.75) * 1e3};
-}
-
-/// Operations a second, beside the peak's where there is one.
-void add_speed(Json& json, const std::string& name, double flops, const Samples& time, const Samples& peak) {
-  const double speed = flops / time.median();
+/// Operations a second, and their share of the peak.
+void add_speed(Json& json, const std::string& name, double flops, const Samples& time, const Samples& share) {
   json[name + "_flops"] = static_cast<int64_t>(flops);
-  json[name + "_gflops"] = speed / 1e9;
-  json[name + "_share"] = peak.size() > 0 ? Json(speed / peak.median()) : Json(nullptr);
+  json[name + "_gflops"] = flops / time.median() / 1e9;
+  add_spread(json, name + "_share", share, 1);
 }
 
 void add_peak(Json& json, const std::optional<BlockPeak>& block, const Samples& peak) {
-  json["peak_gflops"] = block ? Json(peak.median() / 1e9) : Json(nullptr);
-  json["peak_gflops_quartiles"] = block ? Json{peak.quantile(0.25) / 1e9, peak.quantile(0.75) / 1e9} : Json(nullptr);
+  add_spread(json, "peak_gflops", peak, 1e9);
   json["peak_block"] = block ? Json(block->shape().text()) : Json(nullptr);
 }
 
@@ -124,19 +138,18 @@ Json measure_layer(const LayerShape& shape, const LayerOptions& options) {
   std::optional<BlockPeak> peak;
   if (has_block_gemm(options.type)) peak = best_block(options.type);
   Times warm_up, times;
-  one_round(calls, peak, warm_up);
+  const double flops = layer.forward_flops();
+  one_round(calls, flops, peak, warm_up);
   const int64_t kept = activation_bytes(calls), most = peak_bytes(calls);
-  for (int64_t i = 0; i < options.repeat; ++i) one_round(calls, peak, times);
+  for (int64_t i = 0; i < options.repeat; ++i) one_round(calls, flops, peak, times);
 
   Json json = describe(layer, options);
-  add_time(json, "forward", times.forward);
-  add_time(json, "training_forward", times.training_forward);
-  add_time(json, "backward", times.backward);
-  add_time(json, "forward_backward", times.forward_backward);
-  const double flops = layer.forward_flops();
-  add_speed(json, "forward", flops, times.forward, times.peak);
-  // Two products in the backward pass for each one in the forward pass.
-  add_speed(json, "forward_backward", 3 * flops, times.forward_backward, times.peak);
+  add_spread(json, "forward_ms", times.forward, 1e-3);
+  add_spread(json, "training_forward_ms", times.training_forward, 1e-3);
+  add_spread(json, "backward_ms", times.backward, 1e-3);
+  add_spread(json, "forward_backward_ms", times.forward_backward, 1e-3);
+  add_speed(json, "forward", flops, times.forward, times.forward_share);
+  add_speed(json, "forward_backward", kTrainingProducts * flops, times.forward_backward, times.forward_backward_share);
   add_peak(json, peak, times.peak);
   json["activation_bytes"] = kept;
   json["input_bytes"] = layer.x.nbytes();

@@ -13,6 +13,7 @@
 
 #include "bench/machine.h"
 #include "bench/read_sum.h"
+#include "bench/samples_json.h"
 #include "smoe/base/error.h"
 #include "smoe/kernels/block_gemm.h"
 
@@ -82,10 +83,6 @@ std::vector<Measured<ReadSpeed>> buffers_to_measure() {
   if (size.l3 > 0) out.push_back({ReadSpeed(std::max(size.l3 / 2, 2 * size.l2 * threads)), "L3", {}});
   out.push_back({ReadSpeed(std::max<int64_t>(4 * size.l3, int64_t{1} << 28)), "DRAM", {}});
   return out;
-}
-
-nlohmann::ordered_json quartiles(const Samples& speed) {
-  return {speed.quantile(0.25) / 1e9, speed.quantile(0.75) / 1e9};
 }
 
 }  // namespace
@@ -186,19 +183,16 @@ nlohmann::ordered_json measure_limits(int64_t repeat) {
             {"blocks", Json::array()},
             {"read", Json::array()}};
   for (const auto& block : blocks) {
-    const double gflops = block.speed.median() / 1e9;
-    json["blocks"].push_back({{"dtype", block.name},
-                              {"block", block.thing.shape().text()},
-                              {"gflops", gflops},
-                              {"gflops_quartiles", quartiles(block.speed)}});
+    Json line{{"dtype", block.name}, {"block", block.thing.shape().text()}};
+    add_spread(line, "gflops", block.speed, 1e9);
     Json& best = json["peak_gflops"][block.name];
-    if (best.is_null() || best.get<double>() < gflops) best = gflops;
+    if (best.is_null() || best < line["gflops"]) best = line["gflops"];
+    json["blocks"].push_back(line);
   }
   for (const auto& buffer : buffers) {
-    json["read"].push_back({{"level", buffer.name},
-                            {"bytes", buffer.thing.bytes()},
-                            {"gb_per_second", buffer.speed.median() / 1e9},
-                            {"gb_per_second_quartiles", quartiles(buffer.speed)}});
+    Json line{{"level", buffer.name}, {"bytes", buffer.thing.bytes()}};
+    add_spread(line, "gb_per_second", buffer.speed, 1e9);
+    json["read"].push_back(line);
   }
   json["machine"] = machine();
   return json;

@@ -15,7 +15,7 @@
 
 #include "bench/machine.h"
 #include "bench/profile.h"
-#include "bench/samples.h"
+#include "bench/samples_json.h"
 #include "smoe/base/error.h"
 #include "smoe/base/file.h"
 #include "smoe/kernels/kernel_choice.h"
@@ -152,12 +152,12 @@ Json evaluate_at(Trainer& trainer, const TrainConfig& train, const std::vector<i
   }
   Json json = Json::array();
   for (size_t i = 0; i < ks.size(); ++i) {
-    json.push_back({{"k", results[i].dial == Dial::kK ? Json(ks[i]) : Json(nullptr)},
-                    {"tokens_per_second", speeds[i].median()},
-                    {"tokens_per_second_quartiles", {speeds[i].quantile(0.25), speeds[i].quantile(0.75)}},
-                    {"tokens", results[i].tokens},
-                    {"nll", results[i].nll},
-                    {"flops_per_token", results[i].flops_per_token}});
+    Json line{{"k", results[i].dial == Dial::kK ? Json(ks[i]) : Json(nullptr)}};
+    add_spread(line, "tokens_per_second", speeds[i], 1);
+    line["tokens"] = results[i].tokens;
+    line["nll"] = results[i].nll;
+    line["flops_per_token"] = results[i].flops_per_token;
+    json.push_back(line);
   }
   return json;
 }
