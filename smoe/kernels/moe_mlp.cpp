@@ -69,6 +69,13 @@ bool takes_reference(const MlpCall& call, bool reference) {
   return reference || !moe_mlp_cpu_takes(call.x, call.weights, call.options.activation);
 }
 
+/// What smoe::moe_mlp tells the two below it. It knows the device when it is traced too, which their shapes' functions do
+/// not; arguments that do not fit are for the body to refuse.
+bool wants_reference(const at::Tensor& x, const at::Tensor& w1, const at::Tensor& w2, const std::string& activation) {
+  return reference_kernels_forced() || w2.dim() != 3 ||
+         !moe_mlp_cpu_takes(x, {w1, at::Tensor(), w2, at::Tensor()}, parse_activation(activation));
+}
+
 at::Tensor run_reference(const MlpCall& call) {
   return moe_mlp_reference(call.x, call.weight, call.weights, make_dispatch_plan(call.expert, call.weights.w1.size(0)),
                            call.options);
@@ -82,7 +89,11 @@ std::tuple<at::Tensor, at::Tensor> forward_kernel(const at::Tensor& x, const at:
                                                   bool keep_hidden, bool reference) {
   const at::NoGradGuard no_grad;
   const MlpCall call = make_call(x, expert, weight, w1, b1, w2, b2, activation, dropout_p, dropout_key);
-  if (takes_reference(call, reference)) return {run_reference(call), at::empty({0, w1.size(1)}, x.options())};
+  if (takes_reference(call, reference)) {
+    // Nobody reads these rows; their shape is what forward_meta says.
+    const int64_t rows = keep_hidden && !reference ? x.size(0) * expert.size(1) : 0;
+    return {run_reference(call), at::empty({rows, w1.size(1)}, x.options())};
+  }
   const MlpForward result = moe_mlp_cpu_forward(call, keep_hidden);
   return {result.y, result.hidden};
 }
@@ -154,7 +165,7 @@ class MoeMlpFunction : public torch::autograd::Function<MoeMlpFunction> {
     static const auto op =
         c10::Dispatcher::singleton().findSchemaOrThrow("smoe::moe_mlp_forward", "").typed<decltype(forward_kernel)>();
     const at::AutoDispatchBelowADInplaceOrView below;
-    const bool reference = reference_kernels_forced();
+    const bool reference = wants_reference(x, w1, w2, activation);
     const auto [y, hidden] =
         op.call(x, expert, weight, w1, b1, w2, b2, activation, dropout_p, dropout_key, keep_hidden, reference);
     const at::Tensor none;
@@ -213,7 +224,7 @@ at::Tensor without_autograd(const at::Tensor& x, const at::Tensor& expert, const
   static const auto op =
       c10::Dispatcher::singleton().findSchemaOrThrow("smoe::moe_mlp_forward", "").typed<decltype(forward_kernel)>();
   return std::get<0>(op.call(x, expert, weight, w1, b1, w2, b2, activation, dropout_p, dropout_key,
-                             /*keep_hidden=*/false, reference_kernels_forced()));
+                             /*keep_hidden=*/false, wants_reference(x, w1, w2, std::string(activation))));
 }
 
 }  // namespace

@@ -1,0 +1,244 @@
+#!/usr/bin/env python3
+"""smoe::moe_mlp from Python, beside the torch of the wheel: values, gradients, what torch.library demands, torch.compile.
+
+Needs torch and what it asks for, which scripts/bootstrap --tests puts into .venv; skipped without it.
+"""
+
+import os
+import tempfile
+import unittest
+
+import library
+from library import plain_mixture, relative_error, torch
+
+# ‖error‖ / ‖value‖ against the mixture in fp64 on the same numbers. bf16 rounds the hidden row and the result: 2^-9 each.
+TOLERANCE = {} if torch is None else {torch.float64: 1e-13, torch.float32: 2e-6, torch.bfloat16: 8e-3}
+NAMES = ("x", "weight", "w1", "b1", "w2", "b2")
+
+
+class Case:
+    """Random arguments of moe_mlp, from the seed alone."""
+
+    def __init__(self, dtype, T=37, D=24, H=40, E=5, K=2, activation="relu", bias=True, expert=None, seed=1):
+        draw = torch.Generator().manual_seed(seed)
+
+        def normal(*shape, std=1.0):
+            return (torch.randn(*shape, generator=draw, dtype=torch.float64) * std).to(dtype).requires_grad_()
+
+        rows = 2 * H if activation in library.GATES else H
+        self.activation = activation
+        self.x, self.weight = normal(T, D), normal(T, K if expert is None else expert.size(1))
+        self.w1, self.w2 = normal(E, rows, D, std=D**-0.5), normal(E, D, H, std=H**-0.5)
+        self.b1, self.b2 = (normal(E, rows), normal(E, D)) if bias else (None, None)
+        self.expert = torch.rand(T, E, generator=draw).argsort(dim=1)[:, :K] if expert is None else expert
+
+    def arguments(self, to=lambda tensor: tensor):
+        tensors = [self.x, self.expert, self.weight, self.w1, self.b1, self.w2, self.b2]
+        return [None if tensor is None else to(tensor) for tensor in tensors] + [self.activation]
+
+    def inputs(self):
+        """Those with a gradient, by name."""
+        return {name: getattr(self, name) for name in NAMES if getattr(self, name) is not None}
+
+
+@unittest.skipIf(library.WHY_NOT, library.WHY_NOT)
+class OperatorTest(unittest.TestCase):
+    def assert_equals_the_plain_mixture(self, case, **options):
+        tolerance = TOLERANCE[case.x.dtype]
+        y = torch.ops.smoe.moe_mlp(*case.arguments(), **options)
+        exact = case.arguments(lambda t: t.detach().double().requires_grad_() if t.is_floating_point() else t)
+        expected = plain_mixture(*exact)
+        self.assertEqual((y.dtype, y.is_contiguous()), (case.x.dtype, True))
+        self.assertLess(relative_error(y, expected), tolerance)
+        gradient = torch.randn(y.shape, generator=torch.Generator().manual_seed(9), dtype=torch.float64).to(y.dtype)
+        inputs = case.inputs()
+        found = torch.autograd.grad(y, list(inputs.values()), gradient)
+        wanted = [t for t in exact if torch.is_tensor(t) and t.requires_grad]
+        order = ("x", "weight", "w1", "b1", "w2", "b2") if case.b1 is not None else ("x", "weight", "w1", "w2")
+        expected = dict(zip(order, torch.autograd.grad(expected, wanted, gradient.double())))
+        for name, each in zip(inputs, found):
+            self.assertEqual(each.dtype, inputs[name].dtype, name)
+            self.assertLess(relative_error(each, expected[name]), 2 * tolerance, name)
+
+
+class AgainstThePlainMixture(OperatorTest):
+    def test_activations(self):
+        for dtype in TOLERANCE:
+            for activation in ("relu", "gelu", "gelu_tanh", "silu", *library.GATES):
+                for bias in (True, False):
+                    with self.subTest(dtype=dtype, activation=activation, bias=bias):
+                        self.assert_equals_the_plain_mixture(Case(dtype, activation=activation, bias=bias))
+
+    def test_sizes(self):
+        shapes = (dict(T=0), dict(T=1), dict(T=1, K=1), dict(K=1), dict(K=5), dict(E=1, K=1), dict(D=1, H=1),
+                  dict(T=130, D=65, H=33, E=7, K=3), dict(T=200, D=256, H=512, E=16, K=8))
+        for dtype in TOLERANCE:
+            for shape in shapes:
+                for activation in ("relu", "swiglu"):
+                    with self.subTest(dtype=dtype, shape=shape, activation=activation):
+                        self.assert_equals_the_plain_mixture(Case(dtype, activation=activation, **shape))
+
+    def test_routings(self):
+        T, E = 37, 5
+        sparse = torch.rand(T, E, generator=torch.Generator().manual_seed(3)).argsort(dim=1)[:, :3]
+        routings = {
+            "all to one": torch.full((T, 1), 3),
+            "empty slots anywhere": torch.where(sparse == 1, -1, sparse),
+            "the sentinel E": torch.where(sparse > 2, E, sparse),
+            "nobody to anyone": torch.full((T, 2), -1),
+            "32-bit": sparse.int(),
+            "not contiguous": sparse.T.contiguous().T,
+        }
+        for dtype in TOLERANCE:
+            for name, expert in routings.items():
+                with self.subTest(dtype=dtype, routing=name):
+                    self.assert_equals_the_plain_mixture(Case(dtype, T=T, E=E, expert=expert))
+
+    def test_weights_that_change_between_calls(self):
+        # Packed copies of the weights must follow a step of an optimizer and one behind autograd's back.
+        case = Case(torch.float32)
+        for change in (lambda w: w.mul_(-0.5), lambda w: w.data.add_(0.25), lambda w: w.copy_(w.flip(0))):
+            self.assert_equals_the_plain_mixture(case)
+            with torch.no_grad():
+                change(case.w1)
+                change(case.w2)
+        self.assert_equals_the_plain_mixture(case)
+
+    def test_without_gradients(self):
+        case = Case(torch.float32)
+        expected = torch.ops.smoe.moe_mlp(*case.arguments())
+        for guard in (torch.no_grad, torch.inference_mode):
+            with guard():
+                y = torch.ops.smoe.moe_mlp(*case.arguments())
+            self.assertFalse(y.requires_grad)
+            self.assertTrue(torch.equal(y, expected))
+
+    def test_frozen_inputs(self):
+        for frozen in (("w1", "b1", "w2", "b2"), ("x", "weight"), ("b2",)):
+            case = Case(torch.float32)
+            full = torch.autograd.grad(torch.ops.smoe.moe_mlp(*case.arguments()).sum(), list(case.inputs().values()))
+            expected = dict(zip(case.inputs(), full))
+            for name in frozen:
+                getattr(case, name).requires_grad_(False)
+            torch.ops.smoe.moe_mlp(*case.arguments()).sum().backward()
+            for name, tensor in case.inputs().items():
+                if name in frozen:
+                    self.assertIsNone(tensor.grad, name)
+                else:
+                    self.assertTrue(torch.equal(tensor.grad, expected[name]), (frozen, name))
+
+
+class Dropout(OperatorTest):
+    def masked(self, p, key):
+        """Two experts that pass on their input, which is 1: y shows the mask of each token's unit."""
+        T, D = 64, 32
+        eye = torch.eye(D).repeat(2, 1, 1).requires_grad_()
+        expert = (torch.arange(T) % 2)[:, None]
+        x = torch.ones(T, D, requires_grad=True)
+        y = torch.ops.smoe.moe_mlp(x, expert, torch.ones(T, 1), eye, None, eye, None, "relu", p, key)
+        return x, y
+
+    def test_the_mask_is_of_the_key(self):
+        x, y = self.masked(0.25, 11)
+        self.assertEqual(set(y.unique().tolist()), {0.0, torch.tensor(1 / 0.75).item()})
+        self.assertAlmostEqual((y == 0).double().mean().item(), 0.25, delta=0.05)
+        self.assertTrue(torch.equal(self.masked(0.25, 11)[1], y))
+        self.assertFalse(torch.equal(self.masked(0.25, 12)[1], y))
+        self.assertTrue(torch.equal(self.masked(0.0, 11)[1], torch.ones_like(y)))
+        y.sum().backward()  # the gradient of x is the mask of the forward pass once more
+        self.assertTrue(torch.equal(x.grad, y.detach()))
+
+
+class Refusals(OperatorTest):
+    def test_says_what_would_be_right(self):
+        case = Case(torch.float32)
+        changes = (
+            (dict(x=case.x[:, :-1]), r"x must be \[T, D = 24\], got \[37, 23\]"),
+            (dict(expert=case.expert.double()), "expert must be int32 or int64"),
+            (dict(expert=case.expert[:-1]), r"expert must be \[T = 37, K\]"),
+            (dict(weight=case.weight[:, :-1]), "weight must have the shape of expert"),
+            (dict(w2=case.w2.transpose(1, 2)), r"w2 must be \[E, D, H\]"),
+            (dict(w2=case.w2[0]), r"w1 must be \[E, H, D\] and w2 \[E, D, H\]"),
+            (dict(b1=case.b1[:, :-1]), r"b1 must be \[E, H\]"),
+            (dict(activation="rely"), "relu"),
+        )
+        names = ("x", "expert", "weight", "w1", "b1", "w2", "b2", "activation")
+        for change, says in changes:
+            with self.subTest(says):
+                arguments = {**dict(zip(names, case.arguments())), **change}
+                with self.assertRaisesRegex(RuntimeError, says):
+                    torch.ops.smoe.moe_mlp(**arguments)
+        with self.assertRaisesRegex(RuntimeError, r"dropout must be in \[0, 1\)"):
+            torch.ops.smoe.moe_mlp(*case.arguments(), dropout_p=1.0)
+
+
+class WhatTorchDemands(OperatorTest):
+    """torch.library.opcheck: the schema, autograd's registration, shapes of fake tensors, tracing with dynamic shapes."""
+
+    def assert_passes(self, operator, arguments):
+        result = torch.library.opcheck(operator, tuple(arguments))
+        self.assertEqual(set(result.values()), {"SUCCESS"}, result)
+        self.assertEqual(len(result), 4)
+
+    def cases(self):
+        for dtype in TOLERANCE:
+            for activation, bias in (("relu", True), ("swiglu", False)):
+                yield dtype, activation, bias, Case(dtype, T=9, activation=activation, bias=bias)
+        # Such a gated one in bf16 is for the plain body.
+        yield torch.bfloat16, "swiglu", True, Case(torch.bfloat16, T=9, H=5, activation="swiglu")
+
+    def test_moe_mlp(self):
+        for dtype, activation, bias, case in self.cases():
+            with self.subTest(dtype=dtype, activation=activation, bias=bias):
+                self.assert_passes(torch.ops.smoe.moe_mlp.default, case.arguments())
+                self.assert_passes(torch.ops.smoe.moe_mlp.default, [*case.arguments(lambda t: t.detach()), 0.25, 7])
+
+    def test_its_two_halves(self):
+        for dtype, activation, bias, case in self.cases():
+            reference = dtype == torch.float64 or case.w2.size(2) % 2 == 1
+            *tensors, name = case.arguments(lambda t: t.detach())
+            for keep in (False, True):
+                with self.subTest(dtype=dtype, activation=activation, bias=bias, keep=keep):
+                    self.assert_passes(torch.ops.smoe.moe_mlp_forward.default, [*tensors, name, 0.25, 7, keep, reference])
+            y, hidden = torch.ops.smoe.moe_mlp_forward(*tensors, name, 0.25, 7, True, reference)
+            for wanted in ([True, True, True, bias, True, bias], [True, False, True, False, False, False]):
+                with self.subTest(dtype=dtype, activation=activation, bias=bias, wanted=wanted):
+                    arguments = [torch.ones_like(y), *tensors, hidden, name, 0.25, 7, wanted, reference]
+                    self.assert_passes(torch.ops.smoe.moe_mlp_backward.default, arguments)
+
+    def test_shapes_without_numbers(self):
+        for dtype in TOLERANCE:
+            case = Case(dtype)
+            y = torch.ops.smoe.moe_mlp(*case.arguments(lambda t: t.to("meta")))
+            self.assertEqual((y.shape, y.dtype, y.device.type), (case.x.shape, dtype, "meta"))
+
+
+class Compiled(OperatorTest):
+    def setUp(self):
+        # Compiled code goes where it vanishes.
+        folder = tempfile.TemporaryDirectory(prefix="smoe-test-", ignore_cleanup_errors=True)
+        self.addCleanup(folder.cleanup)
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = folder.name
+        torch._dynamo.reset()
+
+    def test_one_graph_with_the_same_numbers(self):
+        def block(x, *rest):
+            return x + torch.ops.smoe.moe_mlp(torch.nn.functional.silu(x) * 2, *rest).square()
+
+        # With Inductor as users meet it; it takes its seconds, so the other dtypes go without it.
+        for backend, dtypes in (("inductor", [torch.float32]), ("aot_eager", [torch.bfloat16, torch.float64])):
+            compiled = torch.compile(block, backend=backend, fullgraph=True, dynamic=True)
+            for T, dtype in ((T, dtype) for T in (37, 8) for dtype in dtypes):
+                with self.subTest(backend=backend, T=T, dtype=dtype):
+                    case = Case(dtype, T=T, activation="swiglu")
+                    inputs = list(case.inputs().values())
+                    eager, found = block(*case.arguments()), compiled(*case.arguments())
+                    self.assertLess(relative_error(found, eager), TOLERANCE[dtype])
+                    gradients = zip(case.inputs(), torch.autograd.grad(found.sum(), inputs),
+                                    torch.autograd.grad(eager.sum(), inputs))
+                    for name, each, expected in gradients:
+                        self.assertLess(relative_error(each, expected), 2 * TOLERANCE[dtype], name)
+
+
+if __name__ == "__main__":
+    unittest.main()
