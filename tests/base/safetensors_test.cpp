@@ -90,6 +90,20 @@ TEST(Safetensors, ReadsAFileOfThePythonPackage) {
   EXPECT_EQ(as_text(view.find("BF16")->bytes), std::string("\0\0\x80\x3f\x80\x3f", 6));
 }
 
+// Read by the Python package in tests/python/safetensors_test.py; see tests/formats/README.md.
+TEST(Safetensors, WritesAFileForThePythonPackage) {
+  const std::filesystem::path formats = std::filesystem::path(__FILE__).parent_path() / "../formats";
+  const MappedFile python(formats / "python.safetensors");
+  std::vector<TensorBytes> tensors = {{"three bytes, so that no other is aligned", "U8", {3}, as_bytes("abc")},
+                                      {"", "I64", {}, as_bytes("12345678")},
+                                      {"quote \" line \n é", "F32", {1, 1, 1, 1, 1, 1, 1, 1, 1, 1}, as_bytes("1234")}};
+  const SafetensorsView view = parse_safetensors(python.bytes(), "x");
+  for (const size_t i : view.by_name) tensors.push_back(view.tensors[i]);
+  const TempFolder folder;
+  write_safetensors(folder / "x", tensors, {{"format", "pt"}, {"é\n", ""}});
+  EXPECT_EQ(read_file(folder / "x"), read_file(formats / "smoe.safetensors"));
+}
+
 TEST(Safetensors, WritesWhatItReads) {
   const TempFolder folder;
   const std::string file = good_file();
