@@ -25,6 +25,7 @@ def load():
     path = os.environ.get("SMOE_LIBRARY")
     if not path:
         sys.exit("SMOE_LIBRARY must name the library that is tested, such as build/release/libsmoe.so")
+    os.environ["SMOE_LIBRARY"] = path = str(pathlib.Path(path).resolve())  # for programs that run elsewhere
     torch.ops.load_library(path)
     return torch, None
 

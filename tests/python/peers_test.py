@@ -1,0 +1,79 @@
+#!/usr/bin/env python3
+"""bench/peers on sizes that take no time: what it checks holds, and what it writes is complete.
+
+Needs the packages torch and transformers, which scripts/bootstrap --tests puts into .venv; skipped without them.
+"""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+import unittest
+
+import library
+
+WHY_NOT = library.WHY_NOT
+if not WHY_NOT:
+    try:
+        import transformers  # noqa: F401
+    except ImportError as error:
+        WHY_NOT = f"this Python has no transformers that loads ({error}); scripts/bootstrap --tests puts it into .venv"
+
+PEERS = library.SOURCE / "bench" / "peers"
+
+
+@unittest.skipIf(WHY_NOT, WHY_NOT)
+class PeersTest(unittest.TestCase):
+    def setUp(self):
+        folder = tempfile.TemporaryDirectory(prefix="smoe-test-")
+        self.addCleanup(folder.cleanup)
+        self.folder = pathlib.Path(folder.name)
+
+    def call(self, program, *arguments):
+        return subprocess.run([sys.executable, "-B", PEERS / program, *arguments], cwd=self.folder, env=dict(os.environ),
+                              capture_output=True, text=True, timeout=300, check=False)
+
+    def results(self, program, *arguments):
+        done = self.call(program, *arguments, "-o", "results.jsonl")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        lines = [json.loads(line) for line in (self.folder / "results.jsonl").read_text().splitlines()]
+        (self.folder / "results.jsonl").unlink()
+        return lines, done.stdout
+
+
+class Layer(PeersTest):
+    def test_all_are_right_and_timed(self):
+        for activation in ("relu", "swiglu"):
+            with self.subTest(activation):
+                results, text = self.results("layer.py", "--shape", "E4,D32,H16,T50,K2", "--threads", "1", "--repeat", "1",
+                                             "--activation", activation)
+                self.assertNotIn("Not run", text)
+                names = {result["implementation"] for result in results}
+                self.assertEqual(len(names), 8, names)
+                self.assertEqual(len(results), 2 * 8)  # each in two dtypes
+                flops = 2 * 50 * 2 * 32 * 16 * (3 if activation == "swiglu" else 2)
+                for result in results:
+                    for key, factor in (("forward", 1), ("forward_backward", 3)):
+                        self.assertAlmostEqual(result[key + "_gflops"] * result[key + "_ms"]["median"] * 1e6, factor * flops)
+                    # smoe keeps a hidden row for each slot, and nothing else.
+                    if result["implementation"] == "smoe":
+                        rows = 50 * 2 * 16 * (2 if activation == "swiglu" else 1)
+                        self.assertEqual(result["activation_bytes"], rows * (4 if result["dtype"] == "fp32" else 2))
+
+    def test_what_cannot_run_is_said(self):
+        _, text = self.results("layer.py", "--shape", "E4,D33,H17,T5,K2", "--threads", "1", "--repeat", "1", "--dtype", "fp32",
+                               "--max-gather", "0")
+        for name in ("grouped_mm, which fails", "transformers grouped_mm, which fails", "transformers batched_mm, which would copy"):
+            self.assertIn(f"Not run: {name}", text)
+
+    def test_bad_options_are_refused(self):
+        for arguments, says in ((("--shape", "E4,D32,H16,T9,K5"), "cannot choose 5 of 4"), (("--only", "smo"), "smo is none of")):
+            done = self.call("layer.py", *arguments)
+            self.assertEqual(done.returncode, 2, arguments)
+            self.assertIn(says, done.stderr)
+
+
+if __name__ == "__main__":
+    unittest.main()
