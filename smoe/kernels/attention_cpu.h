@@ -5,14 +5,12 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <cstring>
 #include <new>
-#include <type_traits>
 #include <vector>
 
 #include "smoe/kernels/attention.h"
 #include "smoe/kernels/attention_rows.h"
-#include "smoe/kernels/block_gemm.h"
+#include "smoe/kernels/block_tiles.h"
 #include "smoe/kernels/dropout_rows.h"
 
 namespace smoe::attention_cpu {
@@ -97,65 +95,64 @@ struct LineAllocator {
 template <class T>
 using Buffer = std::vector<T, LineAllocator<T>>;
 
+/// The type that the passes of row_passes.h have for T.
+template <class T>
+using PassOf = typename PassType<T>::type;
+
+template <class T>
+PassOf<T>* as_pass(T* data) {
+  return reinterpret_cast<PassOf<T>*>(data);
+}
+template <class T>
+const PassOf<T>* as_pass(const T* data) {
+  return reinterpret_cast<const PassOf<T>*>(data);
+}
+
 /// The transpose of matrix [L, P], its rows `stride` apart, as second operands: out [columns, wide, 64], the rows by 64,
 /// zeros where there is none.
 template <class T>
 void pack_transposed(const Shape& shape, const T* matrix, int64_t stride, Buffer<T>& out) {
-  // A second operand is made of words: a number, or the pair of two bf16 that stand side by side in the matrix too.
-  constexpr int64_t kWord = sizeof(uint32_t) / sizeof(T), kTogether = 16;
-  out.assign(static_cast<size_t>(shape.columns() * shape.wide * kColumns), T(0));
-  for (int64_t first = 0; first < shape.L; first += kTogether) {
-    const int64_t rows = std::min(kTogether, shape.L - first);
-    const T* from = matrix + first * stride;
-    T* to = out.data() + first / kColumns * shape.wide * kColumns + first % kColumns * kWord;
-    for (int64_t p = 0; p < shape.P; p += kWord) {
-      const size_t bytes = static_cast<size_t>(std::min(kWord, shape.P - p)) * sizeof(T);
-      for (int64_t r = 0; r < rows; ++r) std::memcpy(to + p * kColumns + r * kWord, from + r * stride + p, bytes);
-    }
-  }
-}
-
-/// Two rows of a matrix, as a pair of a second operand; there may be no second one.
-inline void store_pair(const float* even, const float* odd, int64_t count, float* out) {
-  std::copy_n(even, count, out);
-  if (odd != nullptr) std::copy_n(odd, count, out + kColumns);
-}
-inline void store_pair(const c10::BFloat16* even, const c10::BFloat16* odd, int64_t count, c10::BFloat16* out) {
-  if (odd == nullptr) {
-    for (int64_t i = 0; i < count; ++i) out[2 * i] = even[i];
-    return;
-  }
-  for (int64_t i = 0; i < count; ++i) {
-    out[2 * i] = even[i];
-    out[2 * i + 1] = odd[i];
-  }
+  out.resize(static_cast<size_t>(shape.columns() * shape.wide * kColumns));
+  row_passes<PassOf<T>>().pack(matrix, /*in_is_t=*/true, shape.P, shape.L, 1, stride, as_pass(out.data()));
 }
 
 /// The matrix itself in squares: out [columns, heads, 64, 64], rows and columns by 64, zeros where there is nothing.
 template <class T>
 void pack_rows(const Shape& shape, const T* matrix, int64_t stride, Buffer<T>& out) {
-  out.assign(static_cast<size_t>(shape.columns() * shape.heads() * kColumns * kColumns), T(0));
-  for (int64_t row = 0; row < shape.L; row += 2) {
+  constexpr int64_t kSquare = kColumns * kColumns;
+  out.resize(static_cast<size_t>(shape.columns() * shape.heads() * kSquare));
+  for (int64_t row = 0; row < shape.L; row += kColumns) {
+    const int64_t rows = std::min(kColumns, shape.L - row);
     for (int64_t p = 0; p < shape.P; p += kColumns) {
-      T* square = out.data() + (row / kColumns * shape.heads() + p / kColumns) * kColumns * kColumns;
-      const T* from = matrix + row * stride + p;
-      store_pair(from, row + 1 < shape.L ? from + stride : nullptr, std::min(kColumns, shape.P - p),
-                 square + row % kColumns * kColumns);
+      T* square = out.data() + (row / kColumns * shape.heads() + p / kColumns) * kSquare;
+      if (rows < kColumns) std::fill_n(square, kSquare, T(0));
+      row_passes<PassOf<T>>().pack(matrix + row * stride + p, /*in_is_t=*/true, rows, std::min(kColumns, shape.P - p),
+                                   stride, 1, as_pass(square));
     }
   }
+}
+
+/// 0, 1, 2, … for passes that gather rows, of which here are all, in order.
+inline const int32_t* in_order(int64_t count) {
+  static thread_local std::vector<int32_t> rows;
+  for (int64_t i = std::ssize(rows); i < count; ++i) rows.push_back(static_cast<int32_t>(i));
+  return rows.data();
+}
+
+/// in [rows, columns] → out [columns, rows].
+template <class T>
+void transpose(const T* in, int64_t rows, int64_t columns, T* out) {
+  row_passes<PassOf<T>>().gather_transposed(as_pass(in), columns, in_order(rows), nullptr, rows, rows, as_pass(out),
+                                            nullptr, nullptr);
 }
 
 /// Rows of `sum` [columns, P, 64], transposed: calls store(row, its P numbers) for each of L.
 template <class Store>
 void for_each_row(const Shape& shape, const float* sum, Buffer<float>& rows, const Store& store) {
-  constexpr int64_t kTogether = 16;
-  rows.resize(static_cast<size_t>(kTogether * shape.P));
-  for (int64_t first = 0; first < shape.L; first += kTogether) {
-    const int64_t count = std::min(kTogether, shape.L - first);
-    const float* from = sum + first / kColumns * shape.P * kColumns + first % kColumns;
-    for (int64_t p = 0; p < shape.P; ++p) {
-      for (int64_t r = 0; r < count; ++r) rows[static_cast<size_t>(r * shape.P + p)] = from[p * kColumns + r];
-    }
+  rows.resize(static_cast<size_t>(kColumns * shape.P));
+  for (int64_t first = 0; first < shape.L; first += kColumns) {
+    transpose(sum + first * shape.P, shape.P, kColumns, rows.data());
+    const int64_t count = std::min(kColumns, shape.L - first);
     for (int64_t r = 0; r < count; ++r) store(first + r, rows.data() + r * shape.P);
   }
 }

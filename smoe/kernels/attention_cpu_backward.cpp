@@ -43,15 +43,6 @@ class Operands<c10::BFloat16> {
   Buffer<c10::BFloat16> first_, pairs_;
 };
 
-/// in [rows, wide] → out [P, rows], rows 32 apart.
-template <class T>
-void transpose(const Shape& shape, const Buffer<T>& in, int64_t rows, Buffer<T>& out) {
-  for (int64_t p = 0; p < shape.P; ++p) {
-    for (int64_t r = 0; r < rows; ++r)
-      out[static_cast<size_t>(p * kQueries + r)] = in[static_cast<size_t>(r * shape.wide + p)];
-  }
-}
-
 /// The gradients of one head of one sequence. Those of keys, values and places are summed up transposed, in blocks
 /// [columns, P, 64], so that the probabilities are a second operand as they are.
 template <class T>
@@ -72,7 +63,7 @@ class HeadBackward {
         of_relative_(shape),
         of_probability_(scores_.content.size()),
         of_output_(scores_.with_u.size()),
-        turned_(static_cast<size_t>(shape.P * kQueries)),
+        turned_(static_cast<size_t>(shape.wide * kQueries)),
         of_keys_(static_cast<size_t>(shape.columns() * shape.P * kColumns)),
         of_values_(of_keys_.size()),
         by_keys_(static_cast<size_t>(kQueries * shape.heads() * kColumns)),
@@ -94,11 +85,11 @@ class HeadBackward {
     for (int64_t first = 0; first < s_.S; first += kQueries) {
       const Block block(s_, first);
       differentiate_scores(block, b, n, places);
-      transpose(s_, of_output_, block.padded, turned_);
+      transpose(of_output_.data(), block.padded, s_.wide, turned_.data());
       accumulate(block.padded, probability_, block.key_begin, block.key_end, of_values_.data());
-      transpose(s_, scores_.with_u, block.padded, turned_);
+      transpose(scores_.with_u.data(), block.padded, s_.wide, turned_.data());
       accumulate(block.padded, of_score_, block.key_begin, block.key_end, of_keys_.data());
-      transpose(s_, scores_.with_v, block.padded, turned_);
+      transpose(scores_.with_v.data(), block.padded, s_.wide, turned_.data());
       accumulate(block.padded, of_relative_, block.place_begin, block.place_end, of_places);
       times_rows(s_, block.padded, of_score_.first(), key_rows_.data(), block.key_begin, block.key_end,
                  by_keys_.data());
@@ -147,7 +138,7 @@ class HeadBackward {
   /// sum [columns, P, 64] += turned [P, rows] · second [rows, blocks · 64].
   void accumulate(int64_t rows, const Operands<T>& second, int64_t begin, int64_t end, float* sum) {
     for (int64_t block = begin; block < end; ++block) {
-      block_gemm(s_.P, kColumns, rows, turned_.data(), kQueries, second.second((block - begin) * kColumns), s_.row(),
+      block_gemm(s_.P, kColumns, rows, turned_.data(), rows, second.second((block - begin) * kColumns), s_.row(),
                  sum + block * s_.P * kColumns, kColumns, true);
     }
   }
