@@ -15,7 +15,7 @@
 
 namespace smoe::attention_cpu {
 
-constexpr int64_t kQueries = 32;  // of a block; even
+constexpr int64_t kQueries = 64;  // of a block; even
 constexpr int64_t kColumns = 64;  // keys or places of a block
 
 inline int64_t blocks_of(int64_t count) { return (count + kColumns - 1) / kColumns; }
@@ -213,7 +213,7 @@ struct Scores {
   }
 
   Buffer<T> with_u, with_v;
-  Buffer<float> content, relative;  // [32, row]
+  Buffer<float> content, relative;  // [queries, row]
   Buffer<float> sum;                // a query plus a bias
 };
 

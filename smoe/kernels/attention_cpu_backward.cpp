@@ -5,7 +5,7 @@
 namespace smoe::attention_cpu {
 namespace {
 
-/// Rows [32, row] of fp32 as a first operand and as a second one; in fp32 they are both already.
+/// Rows [queries, row] of fp32 as a first operand and as a second one; in fp32 they are both already.
 template <class T>
 class Operands;
 
@@ -172,7 +172,7 @@ class HeadBackward {
   Scores<T> scores_;
   MaskRows masks_;
   Operands<T> probability_, of_score_, of_relative_;
-  Buffer<float> of_probability_;  // [32, row]
+  Buffer<float> of_probability_;  // [queries, row]
   Buffer<T> of_output_, turned_;
   Buffer<T> keys_, values_, key_rows_;
   Buffer<float> of_keys_, of_values_, by_keys_, by_places_, row_, rows_;
