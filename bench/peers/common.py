@@ -19,8 +19,8 @@ SOURCE = pathlib.Path(__file__).resolve().parents[2]
 if os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE") == "default":
     del os.environ["OMP_WAIT_POLICY"]
 # No library shall work with fewer features of the processor than there are.
-for _name in ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE", "MKL_ENABLE_INSTRUCTIONS", "ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA",
-              "ATEN_CPU_CAPABILITY"):
+for _name in ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE", "MKL_ENABLE_INSTRUCTIONS", "ONEDNN_MAX_CPU_ISA",
+              "DNNL_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY"):
     os.environ.pop(_name, None)
 os.environ["HF_HUB_OFFLINE"] = "1"
 
@@ -30,7 +30,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 def built(variable, name):
-    """What the build made of that name, or what the environment's variable names; ends the program where it is not there."""
+    """What the build made of that name, or what the variable names; ends the program where it is not there."""
     path = pathlib.Path(os.environ.get(variable) or SOURCE / "build" / "release" / name).resolve()
     if not path.exists():
         sys.exit(f"{path} is not there: run scripts/build, or set {variable}")
@@ -52,7 +52,8 @@ def measure_in_turns(calls, repeat, budget=20.0):
     """Times each of `calls` (name → function that returns the seconds of one run), one after the other in rounds that
     begin with another one each time, so that a disturbance meets all of them. Name → list of seconds.
 
-    Each runs `repeat` times after two to warm up; three times, and once, where more would take over `budget` seconds."""
+    Each runs `repeat` times, after two to warm up; where that would take over `budget` seconds, three times after one.
+    """
     names, seconds, rounds = list(calls), {}, {}
     for name in names:
         first = calls[name]()
@@ -83,8 +84,7 @@ def timed(function):
 # --- memory ----------------------------------------------------------------------------------------------------------
 
 def saved_bytes(function, besides):
-    """Bytes that what `function` returns keeps for its backward pass, each storage once, without those of the tensors in
-    `besides`."""
+    """Bytes that what `function` returns keeps for its backward pass, each storage once, without those of `besides`."""
     known = {tensor.untyped_storage().data_ptr() for tensor in besides}
     storages = {}
 
@@ -101,7 +101,8 @@ def saved_bytes(function, besides):
     return total
 
 
-def _status(key):
+def memory_status(key):
+    """Bytes that Linux counts for this process: VmRSS resident now, VmHWM at most."""
     for line in pathlib.Path("/proc/self/status").read_text().splitlines():
         if line.startswith(key + ":"):
             return int(line.split()[1]) * 1024
@@ -113,9 +114,9 @@ def peak_bytes(function):
     try:
         ctypes.CDLL(None).malloc_trim(0)
         pathlib.Path("/proc/self/clear_refs").write_text("5")
-        before = _status("VmRSS")
+        before = memory_status("VmRSS")
         function()
-        return max(0, _status("VmHWM") - before)
+        return max(0, memory_status("VmHWM") - before)
     except (OSError, KeyError, AttributeError):
         return None
 
@@ -132,8 +133,8 @@ def machine():
                 break
     except OSError:
         pass
-    commit = subprocess.run(["git", "-C", str(SOURCE), "describe", "--always", "--dirty"], capture_output=True, text=True,
-                            check=False).stdout.strip()
+    describe = ["git", "-C", str(SOURCE), "describe", "--always", "--dirty"]
+    commit = subprocess.run(describe, capture_output=True, text=True, check=False).stdout.strip()
     return {"cpu": model, "cpus": len(os.sched_getaffinity(0)), "capability": torch.backends.cpu.get_cpu_capability(),
             "torch": torch.__version__, "wait_policy": os.environ.get("OMP_WAIT_POLICY", "default"), "commit": commit}
 

@@ -1,46 +1,45 @@
 """The layer of experts in PyTorch, written in each of the ways that are in use, and with smoe.
 
-Each is a function of (weights, x [T, D], expert [T, K], weight [T, K]) → y [T, D]: with ReLU and biases, as in
-SMoE-Dropout, or with SwiGLU and without, as in Mixtral. `weights` is an Experts.
+Each is a function of (weights, x [T, D], expert [T, K], weight [T, K]) → y [T, D]; `weights` is an Experts. Under
+autocast the products are in its dtype; grouped ones, which autocast leaves alone, are cast for here.
 """
 
 import torch
 import torch.nn.functional as F
-import transformers.integrations.moe as hf
-from transformers.models.mixtral.modeling_mixtral import MixtralExperts
 
 
 class Experts(torch.nn.Module):
-    """w1 [E, H, D] or [E, 2 H, D], w2 [E, D, H] and their biases, under transformers' names too, for its functions."""
+    """w1 [E, H, D] and w2 [E, D, H] with biases and ReLU, as in SMoE-Dropout; or, as in Mixtral, w1 [E, 2 H, D], SwiGLU
+    and no biases. Dropout between the two, in training."""
 
-    def __init__(self, E, D, H, activation, dtype):
+    def __init__(self, E, D, H, activation, dtype=torch.float32, dropout=0.0):
         super().__init__()
-        gated = activation == "swiglu"
+        self.activation, self.num_experts, self.dropout = activation, E, dropout
+        self.gated = activation == "swiglu"
 
         def make(*shape, std):
             # Numbers that bf16 can hold, so that every dtype computes with the same ones.
             return torch.nn.Parameter((torch.randn(shape) * std).bfloat16().to(dtype))
 
-        self.w1, self.w2 = make(E, 2 * H if gated else H, D, std=D**-0.5), make(E, D, H, std=H**-0.5)
-        self.b1 = None if gated else make(E, H, std=0.1)
-        self.b2 = None if gated else make(E, D, std=0.1)
-        self.activation, self.num_experts = activation, E
-        # What transformers' decorator of expert classes sets.
-        self.has_gate, self.has_bias, self.is_transposed = gated, not gated, False
-        self.has_post_expert_norm = self._is_expert_parallel = False
-        self.act_fn = F.silu if gated else F.relu
-        self.gate_up_proj = self.up_proj = self.w1
-        self.up_proj_bias, self.down_proj, self.down_proj_bias = self.b1, self.w2, self.b2
-
-    def _apply_gate(self, both):
-        gate, up = both.chunk(2, dim=-1)
-        return self.act_fn(gate) * up
+        self.w1, self.w2 = make(E, 2 * H if self.gated else H, D, std=D**-0.5), make(E, D, H, std=H**-0.5)
+        self.b1 = None if self.gated else make(E, H, std=0.1)
+        self.b2 = None if self.gated else make(E, D, std=0.1)
 
     def activate(self, hidden):
-        return self._apply_gate(hidden) if self.has_gate else self.act_fn(hidden)
+        if self.gated:
+            gate, up = hidden.chunk(2, dim=-1)
+            hidden = F.silu(gate) * up
+        else:
+            hidden = F.relu(hidden)
+        return F.dropout(hidden, self.dropout, self.training) if self.dropout else hidden
 
     def of_each(self, stacked):
         return [None] * self.num_experts if stacked is None else stacked.unbind(0)
+
+
+def computed_in(tensor):
+    """The tensor in autocast's dtype, where that is on."""
+    return tensor.to(torch.get_autocast_dtype("cpu")) if torch.is_autocast_enabled("cpu") else tensor
 
 
 def smoe(weights, x, expert, weight):
@@ -52,7 +51,8 @@ def loop(weights, x, expert, weight, indexed=False):
 
     Where the parameter is `indexed`, as transformers does, each expert's gradient is as large as all of them are.
     """
-    y = torch.zeros_like(x)
+    y = torch.zeros(x.shape, dtype=torch.promote_types(computed_in(x).dtype, weight.dtype))
+    x = computed_in(x)
     with torch.no_grad():
         chosen = F.one_hot(expert, weights.num_experts).permute(2, 1, 0)
         hit = chosen.sum(dim=(1, 2)).nonzero().flatten().tolist()
@@ -65,18 +65,10 @@ def loop(weights, x, expert, weight, indexed=False):
     return y
 
 
-def transformers_loop(weights, x, expert, weight):
-    """What transformers calls eager: its own function where it has one, which is for gated experts."""
-    if weights.has_gate:
-        return MixtralExperts.forward.__wrapped__(weights, x, expert, weight)
-    return loop(weights, x, expert, weight, indexed=True)
-
-
 def by_expert(expert, experts):
-    """The slots sorted by expert: their order, and how many each has."""
+    """The expert of each slot; the slots' order by expert; how many each expert has."""
     flat = expert.flatten()
-    order = flat.argsort(stable=True)
-    return flat, order, torch.bincount(flat, minlength=experts)
+    return flat, flat.argsort(stable=True), torch.bincount(flat, minlength=experts)
 
 
 def to_tokens(rows, order, expert):
@@ -90,7 +82,7 @@ def to_tokens(rows, order, expert):
 def sorted_slices(weights, x, expert, weight):
     """Rows gathered once in the order of experts, a product for each slice."""
     _, order, count = by_expert(expert, weights.num_experts)
-    slices = x.index_select(0, order // expert.size(1)).split(count.tolist())
+    slices = computed_in(x).index_select(0, order // expert.size(1)).split(count.tolist())
     parts = zip(slices, *(weights.of_each(w) for w in (weights.w1, weights.b1, weights.w2, weights.b2)))
     rows = torch.cat([F.linear(weights.activate(F.linear(part, w1, b1)), w2, b2) for part, w1, b1, w2, b2 in parts])
     return to_tokens(rows * weight.flatten()[order, None], order, expert)
@@ -100,13 +92,25 @@ def grouped_mm(weights, x, expert, weight):
     """LibTorch's grouped product over rows in the order of experts."""
     flat, order, count = by_expert(expert, weights.num_experts)
     ends, of_row = count.cumsum(0).int(), flat[order]
-    hidden = F.grouped_mm(x.index_select(0, order // expert.size(1)), weights.w1.transpose(1, 2), offs=ends)
-    if weights.b1 is not None:
-        hidden = hidden + weights.b1.index_select(0, of_row)
-    rows = F.grouped_mm(weights.activate(hidden), weights.w2.transpose(1, 2), offs=ends)
-    if weights.b2 is not None:
-        rows = rows + weights.b2.index_select(0, of_row)
+
+    def product(rows, w, b):
+        out = F.grouped_mm(rows, computed_in(w).transpose(1, 2), offs=ends)
+        return out if b is None else out + computed_in(b).index_select(0, of_row)
+
+    rows = computed_in(x).index_select(0, order // expert.size(1))
+    rows = product(weights.activate(product(rows, weights.w1, weights.b1)), weights.w2, weights.b2)
     return to_tokens(rows * weight.flatten()[order, None], order, expert)
+
+
+def all_experts(weights, x, expert, weight):
+    """No gathering: every expert computes every token, and those that were not chosen count nothing."""
+    E, D, H = weights.w2.shape
+    share = torch.zeros(x.size(0), E, dtype=weight.dtype).scatter(1, expert, weight)
+    hidden = F.linear(x, weights.w1.flatten(0, 1), None if weights.b1 is None else weights.b1.flatten())
+    hidden = weights.activate(hidden.view(x.size(0), E, -1))
+    hidden = (hidden * share.to(hidden.dtype)[:, :, None]).view(x.size(0), E * H)
+    y = F.linear(hidden, weights.w2.transpose(0, 1).reshape(D, E * H))
+    return y if weights.b2 is None else y + share.to(y.dtype) @ computed_in(weights.b2)
 
 
 def dense_network(weights, x):
@@ -115,13 +119,5 @@ def dense_network(weights, x):
     return F.linear(weights.activate(F.linear(x, w1, b1)), w2, b2)
 
 
-IMPLEMENTATIONS = {
-    "smoe": smoe,
-    "loop": loop,
-    "sorted slices": sorted_slices,
-    "grouped_mm": grouped_mm,
-    "transformers eager": transformers_loop,
-    "transformers grouped_mm": hf.grouped_mm_experts_forward,
-    "transformers batched_mm": hf.batched_mm_experts_forward,
-}
-OURS, DENSE = "smoe", "dense, equal FLOPs"
+# What PyTorch offers.
+IMPLEMENTATIONS = {"loop": loop, "sorted slices": sorted_slices, "grouped_mm": grouped_mm, "all experts": all_experts}

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """A layer of experts: smoe::moe_mlp against the ways in which PyTorch and transformers compute it.
 
-Every implementation is first checked against a loop over the experts in fp64, gradients too; then all are timed in turns.
-scripts/bench_peers layer runs this with what it needs; --help lists what can be chosen.
+Every implementation is first checked against a loop over the experts in fp64, gradients too; then all are timed in
+turns. scripts/bench_peers layer runs this with what it needs; --help lists what can be chosen.
 """
 
 import argparse
@@ -13,11 +13,16 @@ import common
 import torch
 import transformers
 
-from experts import DENSE, IMPLEMENTATIONS, OURS, Experts, dense_network
+import experts
+import hf_experts
+from experts import Experts, dense_network
+
+OURS, DENSE = "smoe", "dense, equal FLOPs"
+IMPLEMENTATIONS = {OURS: experts.smoe, **experts.IMPLEMENTATIONS, **hf_experts.IMPLEMENTATIONS}
 
 SHAPES = ["E16,D256,H512,T2048,K1", "E16,D256,H512,T2048,K2", "E16,D256,H512,T2048,K4", "E16,D256,H512,T2048,K8",
           "E16,D256,H512,T2048,K16", "E8,D1024,H3584,T2048,K2", "E64,D512,H256,T2048,K8"]
-# ‖error‖ / ‖value‖ of y and of a gradient. One unit of millions on the other side of ReLU's kink shows in fp32 gradients.
+# ‖error‖ / ‖value‖ of y and of a gradient, where one unit of millions on the other side of ReLU's kink shows.
 TOLERANCE = {"fp32": (1e-5, 1e-3), "bf16": (3e-2, 1e-1)}
 
 
@@ -38,7 +43,8 @@ def parse_arguments():
     parser.add_argument("--threads", default="1,2", type=common.numbers, help="default 1,2")
     parser.add_argument("--activation", default="relu", choices=["relu", "swiglu"],
                         help="relu has biases, swiglu has none; default %(default)s")
-    parser.add_argument("--repeat", default=9, type=int, help="timed runs of each, fewer of what takes long; default %(default)s")
+    parser.add_argument("--repeat", default=9, type=int,
+                        help="timed runs of each, fewer of what takes long; default %(default)s")
     parser.add_argument("--only", help="these implementations, separated by commas")
     parser.add_argument("--max-gather", default=4.0, type=float, metavar="GIB",
                         help="leaves batched_mm out where its copies of weights are larger; default %(default)s")
@@ -117,8 +123,8 @@ class Case:
 
 
 def check(case, names, dtype, exact):
-    """Name → nothing where it computes what the fp64 loop does, or why it is not timed; the program ends where ours does
-    not."""
+    """Name → nothing where it computes what the fp64 loop does, else why it is not timed; where ours does not the program
+    ends."""
     reasons = {}
     for name in names:
         reasons[name] = None
@@ -172,8 +178,8 @@ def main():
     output = common.Output(arguments.output)
     about = {**common.machine(), "transformers": transformers.__version__}
     output.say(", ".join(f"{key} {value}" for key, value in about.items()))
-    output.say("Median and quartiles. kept: what the forward pass keeps for the backward pass, besides x, the routing and "
-               "the parameters. peak: by how much resident memory rose, gradients included.")
+    output.say("Median and quartiles. kept: what the forward pass keeps for the backward pass, besides x, the routing "
+               "and the parameters. peak: by how much resident memory rose, gradients included.")
     for shape in arguments.shape:
         text = ",".join(f"{letter}{number}" for letter, number in shape.items())
         exact = Case(shape, arguments.activation, torch.float64).forward_backward("loop")

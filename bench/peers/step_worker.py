@@ -1,0 +1,63 @@
+#!/usr/bin/env python3
+"""A PyTorch model that trains and evaluates in a process of its own, on request: a JSON object a line, in and out.
+
+step.py starts it with the recipe, how the experts are computed, and threads, in its argument, a JSON object.
+"""
+
+import json
+import sys
+import time
+
+import common
+import torch
+
+import experts
+from transformer_xl import Trained
+
+
+class Worker:
+    def __init__(self, recipe, variant, threads):
+        torch.set_num_threads(threads)
+        torch.manual_seed(1)
+        name, _, compiled = variant.partition(" + ")
+        self.train = recipe["train"]
+        self.trained = Trained(recipe, 256, experts.IMPLEMENTATIONS[name], compiled == "compile")
+        shape = (self.train["batch"], self.train["segment"] + 1)
+        self.bytes = torch.randint(0, 256, shape)
+        self.memory = self.trained.model.empty_memory(self.train["batch"])
+
+    def step(self, k):
+        self.memory = self.trained.step(self.bytes[:, :-1], self.bytes[:, 1:], self.memory, k)[-1]
+
+    def train_steps(self, k, repeat):
+        """Seconds of each step, after those that fill the memory or compile."""
+        filling = -(-self.train["memory"] // self.train["segment"])
+        for _ in range(2 + filling):
+            self.step(k)
+        return {"seconds": [common.timed(lambda: self.step(k)) for _ in range(repeat)]}
+
+    def evaluate(self, k, segments):
+        """Tokens a second over an evaluation that begins without memory, as smoe's does; one before it warms up."""
+        batch, segment = self.train["eval_batch"], self.train["eval_segment"]
+        memory_length = self.train["memory"] + self.train["segment"] - segment
+        text = torch.randint(0, 256, (batch * (segment * segments + 1),))
+        self.trained.evaluate(text, k, batch, segment, memory_length)
+        start = time.perf_counter()
+        _, tokens = self.trained.evaluate(text, k, batch, segment, memory_length)
+        return {"tokens_per_second": tokens / (time.perf_counter() - start)}
+
+    @staticmethod
+    def peak():
+        return {"peak_rss_bytes": common.memory_status("VmHWM")}
+
+
+def main():
+    worker = Worker(**json.loads(sys.argv[1]))
+    for line in sys.stdin:
+        request = json.loads(line)
+        answer = getattr(worker, request.pop("do"))(**request)
+        print(json.dumps(answer), flush=True)
+
+
+if __name__ == "__main__":
+    main()
