@@ -27,6 +27,7 @@ int settings(bool markdown, const std::string& recipe_path) {
     return 0;
   }
   for (const Field& field : fields.all()) {
+    if (!recipe_path.empty() && !field.applies()) continue;  // another kind's
     const std::string allowed = allowed_text(field);
     std::printf("%-28s %-18s %s%s\n", field.name.c_str(), value_text(field).c_str(), field.help.c_str(),
                 allowed.empty() ? "" : (" (" + allowed + ")").c_str());

@@ -43,7 +43,8 @@ void Fields::add(std::string_view key, FieldValue value, std::string_view help, 
   std::string name = prefix_ + std::string(key);
   const bool taken = std::any_of(fields_.begin(), fields_.end(), [&](const Field& f) { return f.name == name; });
   if (taken) throw std::logic_error("the field '" + name + "' is described twice");
-  fields_.push_back({std::move(name), value, std::string(help), std::move(allowed)});
+  fields_.push_back(
+      {.name = std::move(name), .value = value, .help = std::string(help), .allowed = std::move(allowed)});
 }
 
 std::vector<std::string> Fields::names() const {

@@ -46,6 +46,11 @@ struct Field {
   FieldValue value;
   std::string help;
   Allowed allowed;
+  std::string kind = {};                ///< the kind it belongs to; empty where it is everybody's
+  const std::string* chosen = nullptr;  ///< the setting that names the kind in use
+
+  /// Whether the setting is in use: always, or while its kind is chosen.
+  bool applies() const { return chosen == nullptr || *chosen == kind; }
 };
 
 /// The flat list of the fields of a configuration, in the order they are described.
@@ -63,6 +68,18 @@ class Fields {
     prefix_ = outer;
   }
 
+  /// Adds all fields that `describe` adds, under the table `kind`, as settings of that kind alone: they are read, written
+  /// and required only where `chosen`, the place of a field that is described already, says `kind`.
+  template <class Config>
+  void kind_table(const std::string& kind, const std::string& chosen, Config& config) {
+    const size_t first = fields_.size();
+    table(kind, config);
+    for (size_t i = first; i < fields_.size(); ++i) {
+      fields_[i].kind = kind;
+      fields_[i].chosen = &chosen;
+    }
+  }
+
   const std::vector<Field>& all() const { return fields_; }
   std::vector<std::string> names() const;
 
@@ -75,27 +92,28 @@ class Fields {
 };
 
 /// Reads a TOML document into the fields; `source` names it in messages ("recipes/x.toml"). Unknown keys, wrong types
-/// and values that are not allowed throw UserError with the line, and so do strings in three quotes, which are not read.
-/// Fields that are not mentioned keep their value; after an error, those of the lines before it are set.
+/// and values that are not allowed throw UserError with the line, and so do strings in three quotes, which are not read,
+/// and settings of a kind that is not the chosen one. Fields that are not mentioned keep their value; after an error,
+/// those of the lines before it are set.
 void read_toml(const Fields& fields, std::string_view text, const std::string& source);
 
 /// Reads the TOML file at `path`.
 void read_toml_file(const Fields& fields, const std::string& path);
 
 /// Applies one "key=value" of --set; the value is TOML, and a bare word, or anything without quotes where the field is
-/// a string, is taken as a string.
+/// a string, is taken as a string. A setting of a kind that is not the chosen one throws UserError.
 void set_field(const Fields& fields, std::string_view assignment);
 
-/// The fields as a TOML document that read_toml reads back to the same values, bit for bit.
+/// The fields that apply as a TOML document that read_toml reads back to the same values, bit for bit.
 std::string to_toml(const Fields& fields);
 
-/// The fields as nested JSON objects.
+/// The fields that apply as nested JSON objects.
 nlohmann::ordered_json to_json(const Fields& fields);
 
 /// Reads what to_json wrote; unknown and missing keys throw UserError naming `source`.
 void from_json(const Fields& fields, const nlohmann::ordered_json& json, const std::string& source);
 
-/// A Markdown table of all fields: name, type, default (the value now), allowed values, help.
+/// A Markdown table of all fields, those that do not apply too: name, type, default (the value now), allowed values, help.
 std::string to_markdown(const Fields& fields);
 
 /// The field's value as TOML text, its type's name, and what is allowed, for help texts.

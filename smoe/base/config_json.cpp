@@ -65,6 +65,7 @@ void assign_all(const Fields& fields, const Json& json, const std::string& prefi
 Json to_json(const Fields& fields) {
   Json json = Json::object();
   for (const Field& field : fields.all()) {
+    if (!field.applies()) continue;
     Json* place = &json;
     size_t begin = 0;
     for (size_t dot = field.name.find('.'); dot != std::string::npos; dot = field.name.find('.', begin)) {
@@ -80,7 +81,10 @@ void from_json(const Fields& fields, const Json& json, const std::string& source
   require(json.is_object(), source, ": the configuration must be a JSON object, got ", json.type_name());
   std::set<std::string> seen;
   assign_all(fields, json, "", source, 0, seen);
-  for (const Field& field : fields.all()) require(seen.contains(field.name), source, ": '", field.name, "' is missing");
+  for (const std::string& name : seen) check_applies(fields, {name, {}, source});
+  for (const Field& field : fields.all()) {
+    require(!field.applies() || seen.contains(field.name), source, ": '", field.name, "' is missing");
+  }
 }
 
 }  // namespace smoe

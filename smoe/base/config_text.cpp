@@ -114,6 +114,7 @@ std::string to_toml(const Fields& fields) {
   std::vector<std::string> tables = {""};
   std::map<std::string, std::string> lines;
   for (const Field& field : fields.all()) {
+    if (!field.applies()) continue;
     const size_t dot = field.name.rfind('.');
     const std::string table = dot == std::string::npos ? "" : field.name.substr(0, dot);
     if (!table.empty() && !lines.contains(table)) tables.push_back(table);

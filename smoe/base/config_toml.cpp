@@ -116,7 +116,9 @@ std::vector<Line> read_lines(const Fields& fields, std::string_view text, const 
 }  // namespace
 
 void read_toml(const Fields& fields, std::string_view text, const std::string& source) {
-  for (const Line& line : read_lines(fields, text, source)) assign(fields, line.setting);
+  const std::vector<Line> lines = read_lines(fields, text, source);
+  for (const Line& line : lines) assign(fields, line.setting);
+  for (const Line& line : lines) check_applies(fields, line.setting);
 }
 
 std::vector<RawSetting> read_settings(std::string_view text, const std::string& source) {
@@ -137,7 +139,9 @@ void set_field(const Fields& fields, std::string_view assignment) {
   const bool wants_string = std::any_of(all.begin(), all.end(), [&](const Field& f) {
     return f.name == name && std::holds_alternative<std::string*>(f.value);
   });
-  assign(fields, {name, command_line_value(trim(assignment.substr(equals + 1)), wants_string, where), where});
+  const RawSetting setting{name, command_line_value(trim(assignment.substr(equals + 1)), wants_string, where), where};
+  assign(fields, setting);
+  check_applies(fields, setting);
 }
 
 }  // namespace smoe

@@ -169,4 +169,16 @@ void assign(const Fields& fields, const RawSetting& setting) {
   std::visit(Assignment(*found, setting), found->value);
 }
 
+void check_applies(const Fields& fields, const RawSetting& setting) {
+  const Field& field = fields.find(setting.name);
+  if (field.applies()) return;
+  const auto choice = std::find_if(fields.all().begin(), fields.all().end(), [&](const Field& other) {
+    const auto* const* place = std::get_if<std::string*>(&other.value);
+    return place != nullptr && *place == field.chosen;
+  });
+  const std::string name = choice == fields.all().end() ? "the kind" : choice->name;
+  throw UserError(concat(setting.where, ": ", setting.name, " is a setting of ", name, " = ", string_text(field.kind),
+                         ", but ", name, " is ", string_text(*field.chosen)));
+}
+
 }  // namespace smoe

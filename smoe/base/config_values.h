@@ -35,6 +35,10 @@ std::string value_text(const RawValue& value);
 /// Sets the field that `setting` names. Throws UserError for an unknown name, a wrong type or a value not allowed.
 void assign(const Fields& fields, const RawSetting& setting);
 
+/// Throws UserError where `setting` belongs to a kind that is not the chosen one; to be asked once all settings that come
+/// together are assigned, since the choice may stand after it.
+void check_applies(const Fields& fields, const RawSetting& setting);
+
 /// Whether `name` is a table of settings: "moe" where there is a field "moe.experts".
 bool is_table(const Fields& fields, std::string_view name);
 
