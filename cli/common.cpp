@@ -4,10 +4,12 @@
 
 #include <algorithm>
 #include <charconv>
+#include <cstdio>
 
 #include "cli/verbs.h"
 #include "smoe/base/build_info.h"
 #include "smoe/base/error.h"
+#include "smoe/models/model.h"
 #include "smoe/tensor/torch_compat.h"
 
 namespace smoe::cli {
@@ -47,6 +49,23 @@ void ComputeOptions::apply() const {
   require(device.empty() || device == "cpu" || device == "cuda", "--device must be cpu or cuda, got '", device, "'");
   require(device != "cuda" || at::hasCUDA(), "--device cuda: LibTorch ", libtorch_version(),
           " sees no CUDA device; leave --device out, or build against a CUDA LibTorch");
+}
+
+void check_dial_options(const LanguageModel& model, const std::string& name, bool has_k, bool has_dial) {
+  const Dial dial = model.dial();
+  const std::string what = !model.router_traits() ? " is a dense model and has no "
+                           : dial == Dial::kNone  ? " has a router without a dial and no "
+                           : dial == Dial::kK     ? " has the dial k and no "
+                                                  : " has the dial " + dial_name(dial) + " and no ";
+  const char* instead = dial == Dial::kNone ? "; leave it out" : dial == Dial::kK ? "; use --k" : "; use --dial";
+  require(dial == Dial::kK || !has_k, "--k: ", name, what, "k", instead);
+  require(!has_dial || (dial != Dial::kK && dial != Dial::kNone), "--dial: ", name, what, "other dial", instead);
+}
+
+void warn_of_lookahead(const LanguageModel& model, const std::string& name) {
+  const std::optional<RouterTraits> traits = model.router_traits();
+  if (!traits || traits->causal) return;
+  std::fprintf(stderr, "smoe: warning: the router of %s sees later tokens; its bpc is no prediction's\n", name.c_str());
 }
 
 std::string version_text() {

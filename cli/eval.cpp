@@ -1,11 +1,15 @@
 // smoe eval: the loss of a model on held-out text, at any setting of its dial.
 #include <ATen/Parallel.h>
 
+#include <algorithm>
+#include <charconv>
+#include <cmath>
 #include <cstdio>
 #include <exception>
 #include <filesystem>
 #include <limits>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include <nlohmann/json.hpp>
@@ -20,7 +24,7 @@ namespace smoe::cli {
 namespace {
 
 struct EvalOptions {
-  std::string model, data, split = "test", k;
+  std::string model, data, split = "test", k, dial;
   bool json = false;
   int64_t tokens = 0;
   ComputeOptions compute;
@@ -45,12 +49,38 @@ std::vector<int64_t> parse_ks(const std::string& text, int64_t experts) {
   return ks;
 }
 
+/// The numbers of "0.2,0.5"; what the settings say where nothing is asked.
+std::vector<std::optional<double>> parse_dials(const std::string& text) {
+  if (text.empty()) return {std::nullopt};
+  std::vector<std::optional<double>> values;
+  for (size_t begin = 0; begin <= text.size();) {
+    const size_t end = std::min(text.find(',', begin), text.size());
+    double value = 0;
+    const auto [stop, error] = std::from_chars(text.data() + begin, text.data() + end, value);
+    require(error == std::errc() && stop == text.data() + end && std::isfinite(value), "--dial: '",
+            text.substr(begin, end - begin), "' is not a number; --dial takes numbers with commas between them");
+    values.push_back(value);
+    begin = end + 1;
+  }
+  return values;
+}
+
+/// What --k or --dial ask for, whichever the model has.
+std::vector<std::optional<double>> dial_values(const EvalOptions& options, const LanguageModel& model) {
+  check_dial_options(model, options.model, !options.k.empty(), !options.dial.empty());
+  if (model.dial() != Dial::kK) return parse_dials(options.dial);
+  std::vector<std::optional<double>> values;
+  for (const int64_t k : parse_ks(options.k, model.spec().moe.experts)) values.emplace_back(static_cast<double>(k));
+  return values;
+}
+
 void print_table(const std::vector<EvalResult>& results) {
-  std::printf("%6s %9s %9s %8s %14s %12s %11s\n", "k", "bpc", "nll", "active", "active params", "FLOPs/token",
-              "tokens/s");
+  const Dial dial = results.front().dial;
+  std::printf("%9s %9s %9s %8s %14s %12s %11s\n", dial == Dial::kNone ? "k" : dial_name(dial).c_str(), "bpc", "nll",
+              "active", "active params", "FLOPs/token", "tokens/s");
   for (const EvalResult& r : results) {
-    const std::string dial = r.dial == Dial::kNone ? "-" : std::to_string(r.value);
-    std::printf("%6s %9.4f %9.4f %8.2f %14.0f %12.4g %11.0f\n", dial.c_str(), r.bpc, r.nll, r.mean_active_experts,
+    const std::string value = r.value ? concat(*r.value) : "-";
+    std::printf("%9s %9.4f %9.4f %8.2f %14.0f %12.4g %11.0f\n", value.c_str(), r.bpc, r.nll, r.mean_active_experts,
                 r.active_parameters, r.flops_per_token, r.tokens_per_second);
   }
 }
@@ -76,10 +106,8 @@ int eval(const EvalOptions& options) {
   require(options.tokens >= 0, "--tokens must be 0 or more, got ", options.tokens);
   const Split split = parse_split(options.split);
   LoadedModel loaded = load_model(resolve_model(options.model, CheckpointRole::kBestFull));
-  const ModelSpec& spec = loaded.model->spec();
-  const bool has_dial = loaded.model->dial() == Dial::kK;
-  require(has_dial || options.k.empty(), "--k: ", options.model, " is a dense model and has no k; leave --k out");
-  const std::vector<int64_t> ks = has_dial ? parse_ks(options.k, spec.moe.experts) : std::vector<int64_t>{1};
+  const std::vector<std::optional<double>> dials = dial_values(options, *loaded.model);
+  warn_of_lookahead(*loaded.model, options.model);
 
   const RecordedData recorded = recorded_data(loaded.folder);
   require(!options.data.empty() || !recorded.path.empty(), options.model,
@@ -98,7 +126,7 @@ int eval(const EvalOptions& options) {
                             .memory = loaded.lengths.eval_memory,
                             .tokens = options.tokens};
   std::vector<EvalResult> results;
-  for (const int64_t k : ks) results.push_back(evaluate(*loaded.model, text, lengths, k, source));
+  for (const auto& dial : dials) results.push_back(evaluate(*loaded.model, text, lengths, dial, source));
   nlohmann::ordered_json json{{"model", loaded.folder.string()},
                               {"checkpoint", loaded.folder.filename().string()},
                               {"step", recorded.step},
@@ -132,6 +160,9 @@ void add_eval(Program& program) {
       ->type_name("FILE|DIR");
   verb->add_option("--split", options->split, "train, valid or test")->capture_default_str()->type_name("NAME");
   verb->add_option("--k", options->k, "active experts: numbers with commas between them, or all; default 1, 2, 4 … E")
+      ->type_name("LIST");
+  verb->add_option("--dial", options->dial,
+                   "values of the model's dial where that is not k, with commas between them; default: its setting")
       ->type_name("LIST");
   verb->add_option("--tokens", options->tokens, "read at most so many tokens of the split; 0: all")
       ->capture_default_str()

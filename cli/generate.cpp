@@ -16,6 +16,7 @@ namespace {
 struct GenerateArguments {
   std::string model, prompt;
   std::optional<int64_t> k;
+  std::optional<double> dial;
   uint64_t seed = 0;
   GenerateOptions generate;
   ComputeOptions compute;
@@ -35,12 +36,12 @@ int generate_text(const GenerateArguments& arguments) {
   arguments.compute.apply();
   LoadedModel loaded = load_model(resolve_model(arguments.model, CheckpointRole::kBestFull));
   const int64_t experts = loaded.model->spec().moe.experts;
-  const bool has_dial = loaded.model->dial() == Dial::kK;
-  require(has_dial || !arguments.k, "--k: ", arguments.model, " is a dense model and has no k; leave --k out");
+  check_dial_options(*loaded.model, arguments.model, arguments.k.has_value(), arguments.dial.has_value());
   GenerateOptions options = arguments.generate;
   options.k = arguments.k.value_or(experts);
   require(options.k >= 1 && options.k <= experts, "--k: ", options.k, " is outside 1 to ", experts,
           ", the model's number of experts");
+  options.dial = arguments.dial;
   options.memory = loaded.lengths.memory;
   options.sampling.seed = arguments.seed;
   if (!arguments.compute.device.empty()) loaded.model->to(at::Device(arguments.compute.device));
@@ -73,6 +74,8 @@ void add_generate(Program& program) {
       ->required();
   verb->add_option("--prompt", arguments->prompt, "the text to go on from")->type_name("TEXT")->required();
   verb->add_option("--k", arguments->k, "active experts; default all")->type_name("K");
+  verb->add_option("--dial", arguments->dial, "value of the model's dial where that is not k; default: its setting")
+      ->type_name("F");
   verb->add_option("--tokens", options.tokens, "how many bytes to make")->capture_default_str()->type_name("N");
   verb->add_option("--temperature", options.sampling.temperature, "0: the likeliest byte; higher: wilder")
       ->capture_default_str()

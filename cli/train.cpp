@@ -71,6 +71,7 @@ std::unique_ptr<Trainer> make_trainer(const TrainOptions& options) {
 int train(const TrainOptions& options) {
   const std::unique_ptr<Trainer> trainer = make_trainer(options);
   const std::string run = trainer->folder().path().string();
+  warn_of_lookahead(trainer->model(), run);
   stop_gently();
   if (trainer->run(stop_signal, stderr)) {
     std::printf("%s: done, %lld steps. Next:\n  smoe eval %s --split test\n  smoe generate %s --prompt \"The \"\n",

@@ -8,6 +8,10 @@
 #include <string>
 #include <vector>
 
+namespace smoe {
+class LanguageModel;
+}
+
 namespace smoe::cli {
 
 /// What parsing the command line decides: the verb's work, to be done once all of it is known to be right.
@@ -42,6 +46,12 @@ struct ComputeOptions {
   /// Sets LibTorch's threads; throws UserError for a device that is not there.
   void apply() const;
 };
+
+/// Throws UserError where --k or --dial is given for a model whose dial is another; `name` is the model's for messages.
+void check_dial_options(const LanguageModel& model, const std::string& name, bool has_k, bool has_dial);
+
+/// A line on stderr where the model's router sees later tokens, so that its bpc is not that of a model that reads on.
+void warn_of_lookahead(const LanguageModel& model, const std::string& name);
 
 /// Three lines: smoe, LibTorch, processor and threads.
 std::string version_text();

@@ -27,6 +27,7 @@ void ModelSpec::check() const {
             ": the last is layer ", model.layers - 1);
   }
   require(vocabulary >= 1, "the vocabulary is empty");
+  if (has_moe()) moe.check();
 }
 
 bool ModelSpec::has_moe() const { return model.moe_layers.all || !model.moe_layers.ids.empty(); }

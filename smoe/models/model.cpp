@@ -27,6 +27,16 @@ std::shared_ptr<LanguageModel> make_model(const ModelSpec& spec, const RandomStr
   throw UserError("model.kind '" + spec.model.kind + "' is not known" + suggest(spec.model.kind, names));
 }
 
+std::optional<RouterTraits> LanguageModel::router_traits() const {
+  const std::vector<MoeLayer*> layers = mixtures();
+  return layers.empty() ? std::nullopt : std::optional(layers.front()->router().traits());
+}
+
+Dial LanguageModel::dial() const {
+  const std::optional<RouterTraits> traits = router_traits();
+  return traits ? traits->dial : Dial::kNone;
+}
+
 at::Tensor mean_nll(const at::Tensor& logits, const at::Tensor& targets) {
   return mean_cross_entropy(logits.reshape({-1, logits.size(-1)}), targets.reshape({-1}));
 }

@@ -5,6 +5,7 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -22,14 +23,17 @@ struct Memory {
   int64_t length() const { return layers.empty() ? 0 : layers[0].size(1); }
 };
 
+class MoeLayer;
+
 /// How one forward is to be made.
 struct Pass {
-  ActiveK k;                  ///< active experts, for models whose dial is k; per token in the order of [B, S]
-  bool training = false;      ///< dropout on
-  int64_t step = 0;           ///< optimizer updates made so far
-  double progress = 0;        ///< step over the steps of the whole run
-  RandomStream random{0};     ///< for dropout and routers, this step's and micro-batch's own
-  int64_t memory_length = 0;  ///< tokens to remember after this forward
+  ActiveK k;                        ///< active experts, for models whose dial is k; per token in the order of [B, S]
+  std::optional<double> dial = {};  ///< for models with another dial; unset: what the router's settings say
+  bool training = false;            ///< dropout on
+  int64_t step = 0;                 ///< optimizer updates made so far
+  double progress = 0;              ///< step over the steps of the whole run
+  RandomStream random{0};           ///< for dropout and routers, this step's and micro-batch's own
+  int64_t memory_length = 0;        ///< tokens to remember after this forward
   /// Each query attends to at most memory_length + 1 keys, itself included, however the text is cut into segments.
   /// Off, a query attends to the whole memory and all before it in its segment.
   bool fixed_window = false;
@@ -62,8 +66,14 @@ class LanguageModel : public torch::nn::Module {
   /// Parameters that a token with `active` experts touches.
   virtual double active_parameters(double active) const = 0;
 
-  /// kK for a model with mixtures whose routers have that dial; kNone for a dense one.
-  virtual Dial dial() const = 0;
+  /// The mixtures of the model, from the lowest layer to the highest; none in a dense one.
+  virtual std::vector<MoeLayer*> mixtures() const = 0;
+
+  /// What its routers declare; nullopt for a dense model.
+  std::optional<RouterTraits> router_traits() const;
+
+  /// The dial of its routers; kNone for a dense model.
+  Dial dial() const;
 
   const ModelSpec& spec() const { return spec_; }
   void set_precision(Precision precision) { precision_ = precision; }

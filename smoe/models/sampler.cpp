@@ -42,8 +42,10 @@ void generate(LanguageModel& model, const std::vector<int64_t>& prompt, const Ge
   const at::Device device = model.parameters()[0].device();
   const RandomStream random(options.sampling.seed);
   Memory memory = model.empty_memory(1);
-  Pass pass{.k = options.k, .memory_length = options.memory, .fixed_window = true};
+  Pass pass{.k = options.k, .dial = options.dial, .memory_length = options.memory, .fixed_window = true};
+  uint64_t reads = 0;
   const auto read = [&](const std::vector<int64_t>& tokens) {
+    pass.random = random.at("routing").at(reads++);
     const at::Tensor logits = model.forward(at::tensor(tokens, at::kLong).unsqueeze(0).to(device), memory, pass);
     return logits[0][-1];
   };

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <vector>
 
 #include "smoe/models/model.h"
@@ -24,10 +25,11 @@ int64_t sample_token(const at::Tensor& logits, const SamplingOptions& options, d
 
 /// How to generate.
 struct GenerateOptions {
-  int64_t k = 1;               ///< active experts, for models whose dial is k
-  int64_t tokens = 200;        ///< how many to generate
-  int64_t memory = 512;        ///< each query attends to at most memory + 1 keys
-  int64_t prompt_chunk = 256;  ///< tokens of the prompt read at once; does not change the text
+  int64_t k = 1;                    ///< active experts, for models whose dial is k
+  std::optional<double> dial = {};  ///< for models with another dial; unset: what the router's settings say
+  int64_t tokens = 200;             ///< how many to generate
+  int64_t memory = 512;             ///< each query attends to at most memory + 1 keys
+  int64_t prompt_chunk = 256;       ///< tokens of the prompt read at once; does not change the text
   SamplingOptions sampling = {};
 };
 

@@ -116,6 +116,7 @@ RouteInput TransformerXl::route_input(const at::Tensor& tokens, const Pass& pass
   route.batch.position = at::arange(memory, memory + S, tokens.options()).expand({B, S}).reshape({-1});
   route.batch.sequence = at::arange(B, tokens.options()).unsqueeze(1).expand({B, S}).reshape({-1});
   route.k = pass.k;
+  route.dial = pass.dial;
   route.training = pass.training;
   route.step = pass.step;
   route.progress = pass.progress;
@@ -189,11 +190,12 @@ double TransformerXl::active_parameters(double active) const {
   return count;
 }
 
-Dial TransformerXl::dial() const {
+std::vector<MoeLayer*> TransformerXl::mixtures() const {
+  std::vector<MoeLayer*> out;
   for (const auto& block : blocks_) {
-    if (block->moe() != nullptr) return block->moe()->router().traits().dial;
+    if (block->moe() != nullptr) out.push_back(block->moe());
   }
-  return Dial::kNone;
+  return out;
 }
 
 }  // namespace smoe

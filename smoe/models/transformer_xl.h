@@ -50,7 +50,7 @@ class TransformerXl : public LanguageModel {
   Memory empty_memory(int64_t batch) const override;
   double flops_per_token(const Lengths& lengths, double active) const override;
   double active_parameters(double active) const override;
-  Dial dial() const override;
+  std::vector<MoeLayer*> mixtures() const override;
 
   const std::vector<std::shared_ptr<TransformerXlBlock>>& blocks() const { return blocks_; }
 

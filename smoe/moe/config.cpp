@@ -2,13 +2,14 @@
 
 #include "smoe/kernels/activation.h"
 #include "smoe/moe/experts.h"
+#include "smoe/moe/limit.h"
 #include "smoe/moe/router.h"
 
 namespace smoe {
 
 void MoeConfig::describe(Fields& fields) {
-  std::vector<std::string> routers, kinds;
-  for (const RouterKind& kind : router_kinds()) routers.push_back(kind.name);
+  std::vector<std::string> router_names, kinds;
+  for (const RouterKind& kind : router_kinds()) router_names.push_back(kind.name);
   for (const ExpertKind& kind : expert_kinds()) kinds.push_back(kind.name);
   fields.add("experts", &experts, "routed experts of a layer (E)", at_least(1));
   fields.add("expert_width", &expert_width, "hidden width of an expert (H)", at_least(1));
@@ -16,10 +17,23 @@ void MoeConfig::describe(Fields& fields) {
   fields.add("activation", &activation, "activation of the experts and of dense feed-forward layers",
              one_of(activation_names()));
   fields.add("shared_experts", &shared_experts, "always-on experts beside the routed ones, outside E", at_least(0));
-  fields.add("router", &router, "which experts a token goes to", one_of(routers));
+  fields.add("router", &router, "which experts a token goes to", one_of(router_names));
   fields.add("router_init_std", &router_init_std, "standard deviation of the router's initial weights", above(0));
   fields.add("capacity_factor", &capacity_factor,
              "most tokens an expert takes, as a multiple of the even share T·k/E; 0: no limit", at_least(0));
+  fields.add("eval_capacity_factor", &eval_capacity_factor,
+             "capacity_factor at evaluation; 0: as in training, E or more: no limit", at_least(0));
+  fields.add(
+      "drop_priority", &drop_priority,
+      "which tokens an expert at its capacity keeps: earlier ones, those it is the first choice of, or those with "
+      "the largest weights",
+      one_of(drop_priority_names()));
+  routers.describe(fields, router);
+}
+
+void MoeConfig::check() const {
+  const RouterKind& kind = find_router_kind(router);
+  if (kind.check != nullptr) kind.check(*this);
 }
 
 }  // namespace smoe

@@ -5,6 +5,7 @@
 #include <string>
 
 #include "smoe/base/config.h"
+#include "smoe/moe/routers/settings.h"
 
 namespace smoe {
 
@@ -18,8 +19,13 @@ struct MoeConfig {
   std::string router = "random_frozen";
   double router_init_std = 0.02;
   double capacity_factor = 0;
+  double eval_capacity_factor = 0;
+  std::string drop_priority = "position";
+  RouterSettings routers;
 
   void describe(Fields& fields);
+  /// Throws UserError where fields contradict each other.
+  void check() const;
 };
 
 }  // namespace smoe

@@ -4,7 +4,6 @@
 #include <ATen/ops/ones.h>
 
 #include "smoe/base/error.h"
-#include "smoe/moe/limit.h"
 #include "smoe/tensor/profiled_part.h"
 
 namespace smoe {
@@ -18,14 +17,13 @@ MoeLayer::MoeLayer(const MoeConfig& config, int64_t width, double init_std, cons
                    ? nullptr
                    : find_expert_kind(config.expert_kind)
                          .make(config, config.shared_experts, width, init_std, random.at("shared")),
-               config.capacity_factor) {}
+               Capacity{.factor = config.capacity_factor,
+                        .eval_factor = config.eval_capacity_factor,
+                        .priority = parse_drop_priority(config.drop_priority)}) {}
 
 MoeLayer::MoeLayer(std::shared_ptr<Router> router, std::shared_ptr<Experts> experts,
-                   std::shared_ptr<ExpertGroup> shared, double capacity_factor)
-    : router_(std::move(router)),
-      experts_(std::move(experts)),
-      shared_(std::move(shared)),
-      capacity_factor_(capacity_factor) {
+                   std::shared_ptr<ExpertGroup> shared, const Capacity& capacity)
+    : router_(std::move(router)), experts_(std::move(experts)), shared_(std::move(shared)), capacity_(capacity) {
   register_module("router", router_);
   register_module("experts", experts_);
   if (shared_ != nullptr) register_module("shared", shared_);
@@ -36,8 +34,9 @@ MoeLayer::Result MoeLayer::forward(const RouteInput& input, const MixOptions& op
   require(input.x.dim() == 2, "a MoE layer takes x [T, D], got ", input.x.sizes());
   const Routing routing = router_->route(input);
   const int64_t slots = routing.expert.size(1);
-  const int64_t capacity = capacity_of(capacity_factor_, input.x.size(0), slots, experts_->size());
-  const Limited limited = limit_by_position(routing, experts_->size(), capacity, input.batch.valid);
+  const double factor = input.training || capacity_.eval_factor == 0 ? capacity_.factor : capacity_.eval_factor;
+  const int64_t capacity = capacity_of(factor, input.x.size(0), slots, experts_->size());
+  const Limited limited = limit(routing, experts_->size(), capacity, capacity_.priority, input.batch.valid);
   at::Tensor y = experts_->mix(input.x, limited.routing, options);
   if (shared_ != nullptr) y = y + shared_output(input.x, options);
   if (book != nullptr) book->record(layer, routing, experts_->size(), limited.dropped, input.batch.valid);

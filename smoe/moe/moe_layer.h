@@ -7,6 +7,7 @@
 
 #include "smoe/moe/config.h"
 #include "smoe/moe/experts.h"
+#include "smoe/moe/limit.h"
 #include "smoe/moe/router.h"
 #include "smoe/moe/stats_book.h"
 
@@ -20,7 +21,7 @@ class MoeLayer : public torch::nn::Module {
 
   /// A layer of given parts; `shared` may be null.
   MoeLayer(std::shared_ptr<Router> router, std::shared_ptr<Experts> experts, std::shared_ptr<ExpertGroup> shared,
-           double capacity_factor);
+           const Capacity& capacity);
 
   struct Result {
     at::Tensor y;      ///< [T, D]
@@ -31,6 +32,7 @@ class MoeLayer : public torch::nn::Module {
   Result forward(const RouteInput& input, const MixOptions& options, StatsBook* book, int64_t layer);
 
   Router& router() { return *router_; }
+  const Router& router() const { return *router_; }
   /// Puts another router in the place of this layer's.
   void set_router(std::shared_ptr<Router> router);
   Experts& experts() { return *experts_; }
@@ -46,7 +48,7 @@ class MoeLayer : public torch::nn::Module {
   std::shared_ptr<Router> router_;
   std::shared_ptr<Experts> experts_;
   std::shared_ptr<ExpertGroup> shared_;  // one token takes all of them, each with weight 1
-  double capacity_factor_;
+  Capacity capacity_;
 };
 
 }  // namespace smoe

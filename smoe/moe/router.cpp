@@ -17,9 +17,14 @@ std::string dial_name(Dial dial) {
   throw Failure("dial_name: no such dial");
 }
 
+bool has_whole_values(Dial dial) { return dial == Dial::kK || dial == Dial::kSamples; }
+
+void Router::after_update(const LayerStats&) {}
+
 const std::vector<RouterKind>& router_kinds() {
   static const std::vector<RouterKind> kinds = {
-      random_frozen_kind(),
+      random_frozen_kind(), learned_kind(), switch_kind(),       gshard_kind(),        noisy_topk_kind(),
+      hash_kind(),          top_p_kind(),   random_token_kind(), expert_choice_kind(), thor_kind(),
   };
   return kinds;
 }

@@ -19,6 +19,9 @@ enum class Dial { kNone, kK, kThreshold, kCapacity, kSamples };
 /// "none", "k", "threshold", "capacity", "samples".
 std::string dial_name(Dial dial);
 
+/// Whether the dial's values are whole numbers: k, samples.
+bool has_whole_values(Dial dial);
+
 /// What a kind of router promises; tests and reports follow it.
 struct RouterTraits {
   Dial dial = Dial::kK;
@@ -26,13 +29,21 @@ struct RouterTraits {
   bool causal = true;                 ///< a token's routing does not depend on later tokens
   bool batch_independent = true;      ///< … nor on other sequences of the batch
   bool random_at_evaluation = false;  ///< two evaluations may differ
+  bool scores = true;                 ///< answers with logits and probabilities, which the losses on them need
 };
+
+struct LayerStats;
 
 class Router : public torch::nn::Module {
  public:
   /// The routing of T tokens, T = 0 included. Throws UserError where k is outside [1, E].
   virtual Routing route(const RouteInput& input) = 0;
   virtual RouterTraits traits() const = 0;
+  /// Whether training needs this router's statistics at every step: for terms of its own, or for after_update().
+  virtual bool wants_statistics() const { return false; }
+  /// Called once after each optimizer update with what this layer's routing added up to in it, over all micro-batches and
+  /// ranks, for state that no gradient moves. Such state is a parameter that asks for no gradient, so that it is saved.
+  virtual void after_update(const LayerStats& stats);
   /// Forward floating-point operations per token, 2 per multiply-add.
   virtual int64_t flops_per_token() const = 0;
 };
@@ -41,9 +52,14 @@ class Router : public torch::nn::Module {
 struct RouterKind {
   std::string name;
   std::string summary;
+  std::string paper;
   RouterTraits traits;
+  /// What a recipe sets beside moe.router to get the published system: "moe.capacity_factor=1.25".
+  std::vector<std::string> published = {};
   /// A router for tokens of width `width`, its weights drawn from `random`.
   std::function<std::shared_ptr<Router>(const MoeConfig&, int64_t width, const RandomStream& random)> make;
+  /// Throws UserError where the settings do not go together for this kind; may be null.
+  void (*check)(const MoeConfig&) = nullptr;
 };
 
 const std::vector<RouterKind>& router_kinds();

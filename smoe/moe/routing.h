@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <string>
 
 #include "smoe/tensor/random_stream.h"
@@ -34,6 +35,12 @@ struct Probabilities {
   at::Tensor value;
 };
 
+/// A differentiable number that a part adds to the objective, times `weight`.
+struct Term {
+  at::Tensor value;  ///< []
+  double weight = 0;
+};
+
 /// Which experts each token goes to, with what weight. A token's experts are distinct; −1 with weight 0 is an empty slot
 /// and may stand anywhere; an id ≥ 0 is computed even where its weight is 0.
 struct Routing {
@@ -42,6 +49,7 @@ struct Routing {
   Logits logits;                ///< undefined where the kind has none
   Probabilities probabilities;  ///< undefined where the kind has none
   at::Tensor state;             ///< per-token state for the MoE layer above, [T, …]; undefined where the kind has none
+  std::map<std::string, Term> terms = {};  ///< losses of the kind's own, of valid tokens alone, by name
 };
 
 /// What is known of the tokens of a batch beside their vectors; all tensors [T], undefined where not known.
@@ -57,8 +65,9 @@ struct BatchView {
 struct RouteInput {
   at::Tensor x;  ///< [T, D]
   BatchView batch;
-  at::Tensor state;  ///< Routing::state of the MoE layer below, with its gradient
-  ActiveK k;         ///< for kinds whose dial is k
+  at::Tensor state;                 ///< Routing::state of the MoE layer below, with its gradient
+  ActiveK k;                        ///< for kinds whose dial is k
+  std::optional<double> dial = {};  ///< for kinds with another dial; unset: what the kind's settings say
   bool training = false;
   int64_t step = 0;        ///< optimizer updates made so far
   double progress = 0;     ///< step over the steps of the whole run, in [0, 1]

@@ -14,7 +14,50 @@ at::Tensor mask_rows(const at::Tensor& values, const at::Tensor& valid) {
   return values.masked_fill(valid.logical_not().view({-1, 1}), 0);
 }
 
+/// p·log p is 0 at p = 0; the clamp keeps the logarithm finite there. [T, E] → [T, 1]
+at::Tensor entropy_of(const Probabilities& probabilities) {
+  const at::Tensor& p = probabilities.value;
+  return -(p * p.clamp_min(1e-30).log()).sum(-1, /*keepdim=*/true);
+}
+
+at::Tensor logsumexp_sq_of(const Logits& logits) { return at::logsumexp(logits.value, -1, /*keepdim=*/true).square(); }
+
+/// Sums over the valid tokens that the gradient goes through.
+LayerTerms terms_of(const Routing& routing, const LayerStats& stats, const at::Tensor& valid) {
+  LayerTerms terms;
+  terms.tokens = stats.tokens;
+  terms.count = stats.count.to(routing.weight.options().requires_grad(false));
+  terms.named = routing.terms;
+  if (routing.probabilities.value.defined()) {
+    terms.probability = mask_rows(routing.probabilities.value, valid).sum(0);
+    terms.entropy = mask_rows(entropy_of(routing.probabilities), valid).sum();
+  }
+  if (routing.logits.value.defined()) terms.logsumexp_sq = mask_rows(logsumexp_sq_of(routing.logits), valid).sum();
+  return terms;
+}
+
 at::Tensor sum_to_cpu(const at::Tensor& values) { return values.to(at::kDouble).sum(0).to(at::kCPU); }
+
+LayerStats sums_of(const Routing& routing, int64_t experts, const at::Tensor& dropped, const at::Tensor& valid,
+                   bool all) {
+  const at::NoGradGuard no_grad;
+  LayerStats stats;
+  const at::Tensor expert =
+      valid.defined() ? routing.expert.masked_fill(valid.logical_not().unsqueeze(1), -1) : routing.expert;
+  const at::Tensor assigned = expert.masked_select(expert.ge(0)).to(at::kLong);
+  stats.count = assigned.bincount({}, experts).to(at::kDouble).to(at::kCPU);
+  stats.dropped = dropped.to(at::kCPU, at::kDouble);
+  stats.probability = at::zeros({experts}, at::kDouble);
+  stats.tokens = valid.defined() ? valid.sum().item<double>() : static_cast<double>(expert.size(0));
+  if (all && routing.probabilities.value.defined()) {
+    stats.probability = sum_to_cpu(mask_rows(routing.probabilities.value, valid));
+    stats.entropy = sum_to_cpu(mask_rows(entropy_of(routing.probabilities), valid)).item<double>();
+  }
+  if (all && routing.logits.value.defined()) {
+    stats.logsumexp_sq = sum_to_cpu(mask_rows(logsumexp_sq_of(routing.logits), valid)).item<double>();
+  }
+  return stats;
+}
 
 }  // namespace
 
@@ -44,26 +87,8 @@ LayerStats& LayerStats::operator+=(const LayerStats& other) {
 
 void StatsBook::record(int64_t layer, const Routing& routing, int64_t experts, const at::Tensor& dropped,
                        const at::Tensor& valid) {
-  const at::NoGradGuard no_grad;
-  LayerStats stats;
-  const at::Tensor expert =
-      valid.defined() ? routing.expert.masked_fill(valid.logical_not().unsqueeze(1), -1) : routing.expert;
-  const at::Tensor assigned = expert.masked_select(expert.ge(0)).to(at::kLong);
-  stats.count = assigned.bincount({}, experts).to(at::kDouble).to(at::kCPU);
-  stats.dropped = dropped.to(at::kCPU, at::kDouble);
-  stats.probability = at::zeros({experts}, at::kDouble);
-  stats.tokens = valid.defined() ? valid.sum().item<double>() : static_cast<double>(expert.size(0));
-  if (detail_ == Detail::kAll && routing.probabilities.value.defined()) {
-    const at::Tensor p = routing.probabilities.value;
-    stats.probability = sum_to_cpu(mask_rows(p, valid));
-    // p·log p is 0 at p = 0; the clamp keeps the logarithm finite there.
-    const at::Tensor entropy = -(p * p.clamp_min(1e-30).log()).sum(-1, /*keepdim=*/true);
-    stats.entropy = sum_to_cpu(mask_rows(entropy, valid)).item<double>();
-  }
-  if (detail_ == Detail::kAll && routing.logits.value.defined()) {
-    const at::Tensor square = at::logsumexp(routing.logits.value, -1, /*keepdim=*/true).square();
-    stats.logsumexp_sq = sum_to_cpu(mask_rows(square, valid)).item<double>();
-  }
+  LayerStats stats = sums_of(routing, experts, dropped, valid, detail_ != Detail::kCounts);
+  if (detail_ == Detail::kTerms) terms_[layer] = terms_of(routing, stats, valid);
   records_[layer][micro_batch_] = std::move(stats);
 }
 

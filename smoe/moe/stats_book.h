@@ -30,17 +30,31 @@ struct LayerStats {
   LayerStats& operator+=(const LayerStats& other);
 };
 
+/// The same sums over the valid tokens of one layer in the micro-batch at hand, with the gradient that losses send back
+/// through them; in the router's dtype, on its device.
+struct LayerTerms {
+  at::Tensor count;         ///< [E], without gradient
+  at::Tensor probability;   ///< [E]; undefined where the kind has none
+  at::Tensor entropy;       ///< []; undefined where the kind has no probabilities
+  at::Tensor logsumexp_sq;  ///< []; undefined where the kind has no logits
+  double tokens = 0;
+  std::map<std::string, Term> named;  ///< the router's own
+};
+
 /// The statistics of one optimizer step, or of one evaluation. A micro-batch that is computed twice (recomputed
 /// activations) is counted once: its second record replaces the first.
 class StatsBook {
  public:
-  /// Which sums are kept: all, or the counts only, which cost next to nothing.
-  enum class Detail { kAll, kCounts };
+  /// Which sums are kept: the counts only, which cost next to nothing; all; or all, and the terms that losses need.
+  enum class Detail { kCounts, kAll, kTerms };
 
   explicit StatsBook(Detail detail = Detail::kAll) : detail_(detail) {}
 
   /// Names the micro-batch that the following records belong to.
-  void begin_micro_batch(int64_t index) { micro_batch_ = index; }
+  void begin_micro_batch(int64_t index) {
+    micro_batch_ = index;
+    terms_.clear();
+  }
 
   /// Adds what layer `layer` did. `routing` is the router's answer, before limit; `dropped` int64 [E] is what limit took
   /// out; `valid` bool [T] masks padding out of every sum and may be undefined.
@@ -51,12 +65,19 @@ class StatsBook {
   std::vector<LayerStats> layers() const;
   std::vector<LayerStats> layers(const ProcessGroup& group) const;
 
-  void clear() { records_.clear(); }
+  /// What the layers did in the micro-batch at hand, by layer; empty unless the detail is kTerms.
+  const std::map<int64_t, LayerTerms>& terms() const { return terms_; }
+
+  void clear() {
+    records_.clear();
+    terms_.clear();
+  }
 
  private:
   Detail detail_;
   int64_t micro_batch_ = 0;
   std::map<int64_t, std::map<int64_t, LayerStats>> records_;  // layer → micro-batch → sums
+  std::map<int64_t, LayerTerms> terms_;                       // layer → terms of this micro-batch
 };
 
 }  // namespace smoe

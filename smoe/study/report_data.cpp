@@ -108,6 +108,7 @@ Json validation(const std::vector<ValidLine>& lines) {
 
 Json to_json(const EvaluationRow& row) {
   return {{"k", or_null(row.k)},
+          {"setting", row.setting},
           {"nll", finite(row.nll)},
           {"bpc", finite(row.bpc)},
           {"tokens", row.tokens},
@@ -132,8 +133,9 @@ Json evaluations(const std::vector<Evaluation>& all) {
     if (earlier != merged.end()) {
       for (const EvaluationRow& old : earlier->rows) {
         const bool replaced =
-            std::any_of(evaluation.rows.begin(), evaluation.rows.end(),
-                        [&](const EvaluationRow& row) { return row.k == old.k && row.tokens == old.tokens; });
+            std::any_of(evaluation.rows.begin(), evaluation.rows.end(), [&](const EvaluationRow& row) {
+              return row.k == old.k && row.setting == old.setting && row.tokens == old.tokens;
+            });
         if (!replaced) subject.rows.push_back(old);
       }
       merged.erase(earlier);

@@ -9,6 +9,7 @@ const named = (run, what) => (several ? `${run.name}: ${what}` : what);
 const shownRuns = () => report.runs.filter((run) => !state.hidden.includes(run.path));
 const experts = (run) => Number(run.recipe.find(([key]) => key === "moe.experts")?.[1]);
 const isMixture = (run) => run.training.layers.length > 0;
+const hasK = (run) => run.training.k.some(isNumber);
 const command = (text) => element("code", {}, text);
 const quoted = (path) => (/^[\w@%+=:,./-]+$/.test(path) ? path : `'${path.replaceAll("'", "'\\''")}'`);
 
@@ -57,7 +58,8 @@ function kCurve(run) {
   if (!subject) return [];
   const best = new Map();
   for (const row of subject.rows) {
-    if (!best.has(row.k) || best.get(row.k).tokens <= row.tokens) best.set(row.k, row);
+    const value = row.k ?? row.setting;
+    if (!best.has(value) || best.get(value).tokens <= row.tokens) best.set(value, row);
   }
   return [...best.values()];
 }
@@ -70,15 +72,15 @@ function kSeries(y, x = "k") {
       const sorted = [...rows].sort((a, b) => a[x] - b[x]);
       return [{ label: named(run, "every k"), color: run.color, x: sorted.map((row) => row[x]), y: sorted.map((row) => row[y]) }];
     }
-    // A dense model has no k: one value, drawn as a line to compare with.
-    return ks.length === 0 ? [] : [{ label: named(run, "dense"), color: run.color, dash: [8, 4], flat: true,
+    // A dense model has no k, and other dials are no k: one value, drawn as a line to compare with.
+    return ks.length === 0 ? [] : [{ label: named(run, rows[0].setting || "dense"), color: run.color, dash: [8, 4], flat: true,
       x: lowest < highest ? [lowest, highest] : [lowest], y: lowest < highest ? [rows[0][y], rows[0][y]] : [rows[0][y]] }];
   });
 }
 
 function evaluationTable() {
   const rows = report.runs.flatMap((run) => run.evaluations.flatMap((evaluation) => evaluation.rows.map((row) => [
-    run.name, evaluation.checkpoint, evaluation.split, evaluation.data.sha256.slice(0, 8), row.k === null ? "dense" : String(row.k), digits(row.bpc),
+    run.name, evaluation.checkpoint, evaluation.split, evaluation.data.sha256.slice(0, 8), String(row.k ?? (row.setting || "dense")), digits(row.bpc),
     digits(row.nll), short(row.active_parameters), short(row.flops_per_token), digits(Math.round(row.tokens_per_second)),
     digits(row.tokens), digits(evaluation.threads)])));
   return rows.length === 0 ? null : opening("evaluations", "Table of all evaluations", () => table("Evaluations", ["run", "checkpoint", "split", "text",
@@ -89,11 +91,11 @@ function evaluationNotes() {
   const notes = shownRuns().map((run) => {
     const curve = kCurve(run);
     if (curve.length === 0) {
-      const dial = isMixture(run) ? " --k all" : "";
+      const dial = hasK(run) ? " --k all" : "";
       return element("p", { class: "missing" }, `${run.name} is not evaluated yet: `, command(`smoe eval ${quoted(run.path)}${dial}`));
     }
     const { checkpoint, split, data } = run.evaluations[run.evaluations.length - 1];
-    const only = isMixture(run) && curve.length === 1 ? [" There is one k; for the others: ", command(`smoe eval ${quoted(run.path)} --k all`)] : [];
+    const only = hasK(run) && curve.length === 1 ? [" There is one k; for the others: ", command(`smoe eval ${quoted(run.path)} --k all`)] : [];
     return element("p", {}, `${run.name}: ${checkpoint} on ${split} of ${data.path}, ${curve[curve.length - 1].tokens} tokens.`, ...only);
   });
   const subjects = new Set(shownRuns().filter((run) => run.evaluations.length > 0).map((run) => {

@@ -5,6 +5,7 @@
 #include <map>
 #include <string_view>
 
+#include "smoe/base/config_text.h"
 #include "smoe/base/config_values.h"
 #include "smoe/base/error.h"
 #include "smoe/base/file.h"
@@ -34,6 +35,8 @@ class Object {
     if (get(key).is_null()) return std::nullopt;
     return integer(key);
   }
+
+  bool is_null(const char* key) const { return get(key).is_null(); }
 
   /// NaN for null, which is what a log has in place of a number that is not finite.
   double number(const char* key) const {
@@ -157,8 +160,17 @@ std::vector<TimingLine> read_timing(const std::filesystem::path& path) {
   return lines;
 }
 
+/// The value of a dial that is not k, in words; empty where the dial is k or there is none.
+std::string read_setting(const Object& object) {
+  const std::string dial = object.has("dial") ? object.text("dial") : "none";
+  if (dial == "k" || dial == "none") return "";
+  return object.is_null("value") ? dial : dial + " " + double_text(object.number("value"));
+}
+
 EvaluationRow read_evaluation_row(const Object& object) {
-  return {.k = object.optional_integer("value"),
+  std::string setting = read_setting(object);
+  return {.k = setting.empty() ? object.optional_integer("value") : std::nullopt,
+          .setting = std::move(setting),
           .nll = object.number("nll"),
           .bpc = object.number("bpc"),
           .active_parameters = object.number("active_parameters"),

@@ -45,6 +45,7 @@ struct TimingLine {
 /// One row of an evaluation of `smoe eval`.
 struct EvaluationRow {
   std::optional<int64_t> k;
+  std::string setting = {};  ///< the dial and its value where the dial is not k, such as "threshold 0.4"
   double nll = 0, bpc = 0, active_parameters = 0, flops_per_token = 0, tokens_per_second = 0;
   int64_t tokens = 0;
 };

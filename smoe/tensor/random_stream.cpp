@@ -1,8 +1,11 @@
 #include "smoe/tensor/random_stream.h"
 
 #include <ATen/CPUGeneratorImpl.h>
+#include <ATen/Parallel.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty.h>
+
+#include <algorithm>
 
 namespace smoe {
 
@@ -18,6 +21,25 @@ void RandomStream::fill_normal(const at::Tensor& out, double mean, double deviat
   at::Tensor draw = at::empty(out.sizes(), out.options().device(at::kCPU));
   draw.normal_(mean, deviation, at::make_generator<at::CPUGeneratorImpl>(key_));
   out.copy_(draw);
+}
+
+at::Tensor RandomStream::uniform_rows(const at::Tensor& rows, int64_t columns) const {
+  const at::Tensor row = rows.to(at::kCPU, at::kLong).contiguous();
+  const at::Tensor out = at::empty({row.numel(), columns}, at::kFloat);
+  const int64_t* ids = row.const_data_ptr<int64_t>();
+  float* values = out.mutable_data_ptr<float>();
+  at::parallel_for(0, row.numel(), /*grain_size=*/64, [&](int64_t begin, int64_t end) {
+    for (int64_t t = begin; t < end; ++t) {
+      for (int64_t c = 0; c < columns; c += 4) {
+        const PhiloxBlock block = philox(key_, static_cast<uint64_t>(ids[t]), static_cast<uint64_t>(c / 4));
+        for (int64_t i = c; i < std::min(c + 4, columns); ++i) {
+          // 24 bits, which fp32 holds exactly and which never round up to 1.
+          values[t * columns + i] = static_cast<float>(block[static_cast<size_t>(i - c)] >> 8) * 0x1.0p-24F;
+        }
+      }
+    }
+  });
+  return out.to(rows.device());
 }
 
 double RandomStream::uniform(uint64_t index) const {

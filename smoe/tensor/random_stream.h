@@ -29,6 +29,10 @@ class RandomStream {
   /// The `index`-th number of the stream, uniform in [0, 1).
   double uniform(uint64_t index) const;
 
+  /// Numbers uniform in [0, 1), multiples of 2^-24, fp32 [T, columns] on the device of `rows`, int64 [T]: row t depends on
+  /// the stream and on rows[t] alone, and is the beginning of what more columns give.
+  at::Tensor uniform_rows(const at::Tensor& rows, int64_t columns) const;
+
  private:
   uint64_t key_;
 };

@@ -21,8 +21,8 @@ EvalLengths eval_lengths(const TrainConfig& train) {
           .tokens = 0};
 }
 
-EvalResult evaluate(LanguageModel& model, const TokenSequence& text, const EvalLengths& lengths, int64_t k,
-                    const std::string& source) {
+EvalResult evaluate(LanguageModel& model, const TokenSequence& text, const EvalLengths& lengths,
+                    std::optional<double> dial, const std::string& source) {
   const at::NoGradGuard no_grad;
   require(text.size() >= 2, source, " has ", text.size(),
           " tokens; an evaluation predicts at least one, from one before it");
@@ -32,6 +32,11 @@ EvalResult evaluate(LanguageModel& model, const TokenSequence& text, const EvalL
   if (lengths.tokens > 0) left = std::min(left, std::max<int64_t>(1, lengths.tokens / streams));
 
   const at::Device device = model.parameters()[0].device();
+  EvalResult result;
+  result.dial = model.dial();
+  if (result.dial == Dial::kK && !dial) dial = static_cast<double>(model.spec().moe.experts);
+  if (result.dial != Dial::kNone) result.value = dial;
+  const bool dial_is_k = result.dial == Dial::kK;
   Memory memory = model.empty_memory(streams);
   StatsBook book(StatsBook::Detail::kCounts);
   double nll = 0;
@@ -42,7 +47,11 @@ EvalResult evaluate(LanguageModel& model, const TokenSequence& text, const EvalL
     const int64_t size = std::min(left, next.input.size(1));
     left -= size;
     book.begin_micro_batch(segment);
-    Pass pass{.k = k, .memory_length = lengths.memory, .book = &book};
+    Pass pass{.k = dial_is_k ? ActiveK(static_cast<int64_t>(*dial)) : ActiveK(),
+              .dial = dial_is_k ? std::nullopt : result.value,
+              .memory_length = lengths.memory,
+              .book = &book};
+    pass.random = RandomStream(0).at("evaluation").at(static_cast<uint64_t>(segment));
     const at::Tensor logits = model.forward(next.input.narrow(1, 0, size).to(device), memory, pass);
     const int64_t count = streams * size;
     nll += mean_nll(logits, next.target.narrow(1, 0, size).to(device)).item<double>() * static_cast<double>(count);
@@ -50,9 +59,6 @@ EvalResult evaluate(LanguageModel& model, const TokenSequence& text, const EvalL
   }
   const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
 
-  EvalResult result;
-  result.dial = model.dial();
-  result.value = result.dial == Dial::kNone ? 0 : k;
   result.nll = nll / static_cast<double>(tokens);
   result.bpc = result.nll / std::numbers::ln2;
   result.tokens = tokens;
@@ -76,8 +82,13 @@ RecordedData recorded_data(const std::filesystem::path& checkpoint) {
 
 nlohmann::ordered_json to_json(const EvalResult& result) {
   nlohmann::ordered_json json{{"dial", dial_name(result.dial)}};
-  json["value"] = result.dial == Dial::kNone ? nlohmann::ordered_json(nullptr) : nlohmann::ordered_json(result.value);
-  if (result.dial == Dial::kK) json["k"] = result.value;
+  json["value"] = nullptr;
+  if (result.value && has_whole_values(result.dial)) {
+    json["value"] = static_cast<int64_t>(*result.value);
+  } else if (result.value) {
+    json["value"] = *result.value;
+  }
+  if (result.dial == Dial::kK) json["k"] = json["value"];
   json["mean_active_experts"] = result.mean_active_experts;
   json["nll"] = result.nll;
   json["bpc"] = result.bpc;

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -27,7 +28,7 @@ EvalLengths eval_lengths(const TrainConfig& train);
 /// The numbers of one evaluation.
 struct EvalResult {
   Dial dial = Dial::kNone;
-  int64_t value = 0;               ///< of the dial
+  std::optional<double> value;     ///< of the dial; unset: what the router's settings say, or there is no dial
   double nll = 0;                  ///< mean over the predicted tokens, in nats
   double bpc = 0;                  ///< nll / ln 2
   int64_t tokens = 0;              ///< predicted
@@ -37,10 +38,12 @@ struct EvalResult {
   double tokens_per_second = 0;
 };
 
-/// Reads the text in order in contiguous streams, memory empty at the start, at k active experts. `source` names the
-/// text in messages. Fewer streams are used where the text is too short. Throws UserError for fewer than two tokens.
-EvalResult evaluate(LanguageModel& model, const TokenSequence& text, const EvalLengths& lengths, int64_t k,
-                    const std::string& source);
+/// Reads the text in order in contiguous streams, memory empty at the start, at the value `dial` of the model's dial: k
+/// active experts, a threshold …; unset: every expert where the dial is k, else what the router's settings say. `source`
+/// names the text in messages. Fewer streams are used where the text is too short; a router that is random at evaluation
+/// draws the same at every evaluation. Throws UserError for fewer than two tokens.
+EvalResult evaluate(LanguageModel& model, const TokenSequence& text, const EvalLengths& lengths,
+                    std::optional<double> dial, const std::string& source);
 
 /// The text that a checkpoint was trained on and its step, as its trainer.json says; empty and 0 where it does not.
 struct RecordedData {

@@ -21,6 +21,9 @@ EventLog::Scalars scalars_of(const nlohmann::ordered_json& line) {
     return scalars;
   }
   for (const char* key : {"loss", "bpc", "k", "lr", "grad_norm"}) add(concat("train/", key), line.at(key));
+  if (line.contains("losses")) {
+    for (const auto& [name, value] : line.at("losses").items()) add("losses/" + name, value);
+  }
   int64_t number = 0;
   for (const auto& layer : line.at("layers")) {
     const std::string name = concat("/layer_", number++);

@@ -5,6 +5,7 @@
 #include <numbers>
 
 #include "smoe/base/error.h"
+#include "smoe/moe/router.h"
 
 namespace smoe {
 
@@ -47,6 +48,8 @@ Fields Recipe::fields() {
   fields.table("model", model);
   fields.table("moe", moe);
   fields.table("k_schedule", k_schedule);
+  fields.table("objective", objective);
+  fields.table("losses", losses);
   fields.table("data", data);
   fields.table("train", train);
   fields.table("optimizer", optimizer);
@@ -61,6 +64,10 @@ void Recipe::check() const {
   require(train.eval_segment <= train.memory + train.segment, "train.eval_segment = ", train.eval_segment,
           " must not exceed train.memory + train.segment = ", train.memory + train.segment);
   if (!model_spec.has_moe()) return;
+  const RouterTraits traits = find_router_kind(moe.router).traits;
+  require(traits.scores || !losses.any(), "[losses] has weights, but the router '", moe.router,
+          "' has no probabilities that a loss could be made of; set them to 0");
+  if (traits.dial != Dial::kK) return;
   require(k_schedule.min <= k_schedule.max, "k_schedule.min = ", k_schedule.min,
           " is larger than k_schedule.max = ", k_schedule.max);
   require(k_schedule.max <= moe.experts, "k_schedule.max = ", k_schedule.max,

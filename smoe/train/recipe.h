@@ -8,6 +8,8 @@
 #include "smoe/data/corpus.h"
 #include "smoe/models/config.h"
 #include "smoe/moe/k_schedule.h"
+#include "smoe/moe/losses.h"
+#include "smoe/train/objective_config.h"
 
 namespace smoe {
 
@@ -53,6 +55,8 @@ struct Recipe {
   ModelConfig model;
   MoeConfig moe;
   KScheduleConfig k_schedule;
+  ObjectiveConfig objective;
+  LossConfig losses;
   DataConfig data;
   TrainConfig train;
   OptimizerConfig optimizer;

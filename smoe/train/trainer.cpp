@@ -13,6 +13,7 @@
 
 #include "smoe/base/error.h"
 #include "smoe/base/progress.h"
+#include "smoe/moe/moe_layer.h"
 #include "smoe/tensor/torch_compat.h"
 
 namespace smoe {
@@ -67,6 +68,7 @@ Trainer::Trainer(RunFolder run, Recipe recipe)
       model_(make_trained_model(recipe_, vocabulary_.size())),
       optimizer_(*model_, recipe_.optimizer),
       k_schedule_(recipe_.k_schedule, recipe_.train.steps),
+      objective_(make_objective(recipe_.objective)),
       stream_(train_text_, recipe_.train.batch * group_.size(), recipe_.train.segment,
               recipe_.train.batch * group_.rank(), recipe_.train.batch, text_name(files_, Split::kTrain)),
       store_(run_.checkpoints(), recipe_.train.keep_last),
@@ -74,6 +76,9 @@ Trainer::Trainer(RunFolder run, Recipe recipe)
       data_sha256_(files_.sha256()) {
   const int64_t rows = recipe_.train.batch / recipe_.train.accumulate;
   for (int64_t i = 0; i < recipe_.train.accumulate; ++i) memories_.push_back(model_->empty_memory(rows));
+  for (const MoeLayer* layer : model_->mixtures()) {
+    wants_statistics_ = wants_statistics_ || recipe_.losses.any() || layer->router().wants_statistics();
+  }
   const bool goes_on = !store_.index().last.name.empty();
   if (goes_on) load(store_.last());
   store_.remove_stale();
@@ -96,6 +101,8 @@ Pass Trainer::make_pass(int64_t micro_batch, int64_t k, StatsBook* book) const {
 }
 
 Trainer::StepResult Trainer::train_step(StatsBook* book) {
+  StatsBook own(StatsBook::Detail::kTerms);
+  if (wants_statistics_ && book == nullptr) book = &own;
   StepResult result;
   result.k = k_schedule_.k(step_);
   result.lr = learning_rate(recipe_.optimizer, step_, recipe_.train.steps);
@@ -110,13 +117,15 @@ Trainer::StepResult Trainer::train_step(StatsBook* book) {
     Memory& memory = memories_[static_cast<size_t>(i)];
     if (segment.starts_epoch) memory = model_->empty_memory(rows);
     if (book != nullptr) book->begin_micro_batch(i);
-    const at::Tensor logits =
-        model_->forward(segment.input.narrow(0, i * rows, rows).to(device), memory, make_pass(i, result.k, book));
+    const ObjectiveResult task =
+        objective_->compute(*model_, segment.input.narrow(0, i * rows, rows).to(device),
+                            segment.target.narrow(0, i * rows, rows).to(device), memory, make_pass(i, result.k, book));
     done("forward");
-    const at::Tensor loss =
-        mean_nll(logits, segment.target.narrow(0, i * rows, rows).to(device)) / static_cast<double>(micro_batches);
-    result.loss += loss.item<double>();
-    if (!std::isfinite(result.loss)) stop_on_bad_value("loss", segment, memories_before, position_before, result.k);
+    result.loss += task.nll / static_cast<double>(micro_batches);
+    const at::Tensor loss = objective_of(task, book, result) / static_cast<double>(micro_batches);
+    if (!std::isfinite(loss.item<double>())) {
+      stop_on_bad_value("loss", segment, memories_before, position_before, result.k);
+    }
     done("loss");
     loss.backward();
     done("backward");
@@ -127,11 +136,31 @@ Trainer::StepResult Trainer::train_step(StatsBook* book) {
   }
   done("norm");
   optimizer_.step(result.lr, result.gradient_norm);
+  if (wants_statistics_) {
+    const std::vector<LayerStats> stats = book->layers(group_);
+    size_t layer = 0;
+    for (MoeLayer* mixture : model_->mixtures()) mixture->router().after_update(stats.at(layer++));
+  }
   done("optimizer");
   result.tokens = segment.input.numel();
   ++step_;
   tokens_ += result.tokens;
   return result;
+}
+
+at::Tensor Trainer::objective_of(const ObjectiveResult& task, const StatsBook* book, StepResult& result) const {
+  std::vector<NamedLoss> parts = task.parts;
+  if (wants_statistics_) {
+    for (NamedLoss& loss : auxiliary_losses(*book, recipe_.losses)) parts.push_back(std::move(loss));
+  }
+  at::Tensor sum = task.loss;
+  result.losses.resize(parts.size());
+  for (size_t i = 0; i < parts.size(); ++i) {
+    if (parts[i].weight > 0) sum = sum + parts[i].value * parts[i].weight;
+    result.losses[i].first = parts[i].name;
+    result.losses[i].second += parts[i].value.item<double>() / static_cast<double>(recipe_.train.accumulate);
+  }
+  return sum;
 }
 
 void Trainer::stop_on_bad_value(const std::string& what, const Segment& segment, const std::vector<Memory>& memories,
@@ -167,7 +196,7 @@ bool Trainer::run(const std::atomic<int>& stop, std::FILE* progress) {
   while (step_ < train.steps) {
     const Clock::time_point before = Clock::now();
     const bool logged = (step_ + 1) % train.log_every == 0 || step_ + 1 == train.steps;
-    StatsBook book;
+    StatsBook book(wants_statistics_ ? StatsBook::Detail::kTerms : StatsBook::Detail::kAll);
     const StepResult result = train_step(logged ? &book : nullptr);
     loss_sum_ += result.loss;
     ++loss_count_;
@@ -212,6 +241,7 @@ void Trainer::log(const StepResult& result, const StatsBook& book) {
                               {"lr", result.lr},
                               {"grad_norm", result.gradient_norm},
                               {"layers", nlohmann::ordered_json::array()}};
+  for (const auto& [name, value] : result.losses) line["losses"][name] = value;
   for (const LayerStats& layer : book.layers(group_)) {
     const at::Tensor load = layer.load();
     line["layers"].push_back(
@@ -227,26 +257,27 @@ void Trainer::log(const StepResult& result, const StatsBook& book) {
 CheckpointStore::Scores Trainer::evaluate_valid(ProgressBar& bar) {
   EvalLengths lengths = eval_lengths(recipe_.train);
   lengths.tokens = recipe_.train.eval_tokens;
-  const auto measure = [&](int64_t k) {
-    const EvalResult result = evaluate(*model_, valid_text_, lengths, k, text_name(files_, Split::kValid));
+  const auto measure = [&](std::optional<double> dial) {
+    const EvalResult result = evaluate(*model_, valid_text_, lengths, dial, text_name(files_, Split::kValid));
     nlohmann::ordered_json line{{"step", step_}, {"split", "valid"}};
-    line["k"] = result.dial == Dial::kK ? nlohmann::ordered_json(k) : nlohmann::ordered_json(nullptr);
+    line["k"] = nullptr;
+    if (result.dial == Dial::kK) line["k"] = static_cast<int64_t>(*result.value);
     line["nll"] = result.nll;
     line["bpc"] = result.bpc;
     metrics_->write(line);
     return result;
   };
-  const EvalResult full = measure(recipe_.moe.experts);
+  const EvalResult full = measure(std::nullopt);
   char text[128];
   if (full.dial != Dial::kK) {
     std::snprintf(text, sizeof text, "step %lld: valid %.4f bpc", static_cast<long long>(step_), full.bpc);
     bar.note(text);
     return {.full = full.nll, .small = full.nll};
   }
-  const EvalResult small = measure(recipe_.train.small_k);
+  const EvalResult small = measure(static_cast<double>(recipe_.train.small_k));
   std::snprintf(text, sizeof text, "step %lld: valid %.4f bpc at k = %lld, %.4f at k = %lld",
-                static_cast<long long>(step_), full.bpc, static_cast<long long>(full.value), small.bpc,
-                static_cast<long long>(small.value));
+                static_cast<long long>(step_), full.bpc, static_cast<long long>(*full.value), small.bpc,
+                static_cast<long long>(*small.value));
   bar.note(text);
   return {.full = full.nll, .small = small.nll};
 }

@@ -6,6 +6,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "smoe/base/json_lines.h"
@@ -17,6 +18,7 @@
 #include "smoe/train/checkpoint_store.h"
 #include "smoe/train/evaluate.h"
 #include "smoe/train/metrics_log.h"
+#include "smoe/train/objective.h"
 #include "smoe/train/optimizer.h"
 #include "smoe/train/plateau.h"
 #include "smoe/train/recipe.h"
@@ -49,6 +51,7 @@ class Trainer {
     int64_t k = 0;
     double lr = 0;
     int64_t tokens = 0;
+    std::vector<std::pair<std::string, double>> losses;  ///< the auxiliary ones, before their weights
   };
   /// One step of run(), without its logging, evaluation and saving; `book`, where there is one, takes statistics.
   StepResult train_step(StatsBook* book);
@@ -68,6 +71,7 @@ class Trainer {
   void done(const char* part) const {
     if (heard_) heard_(part);
   }
+  at::Tensor objective_of(const ObjectiveResult& task, const StatsBook* book, StepResult& result) const;
   Pass make_pass(int64_t micro_batch, int64_t k, StatsBook* book) const;
   [[noreturn]] void stop_on_bad_value(const std::string& what, const Segment& segment,
                                       const std::vector<Memory>& memories, const StreamPosition& position, int64_t k);
@@ -82,10 +86,12 @@ class Trainer {
   std::shared_ptr<LanguageModel> model_;
   TrainOptimizer optimizer_;
   KSchedule k_schedule_;
+  std::unique_ptr<Objective> objective_;
   ProcessGroup group_;
   BatchStream stream_;
   CheckpointStore store_;
   PlateauWatch plateau_;
+  bool wants_statistics_ = false;  // at every step, not only where it is logged
   std::unique_ptr<MetricsLog> metrics_;
   std::unique_ptr<JsonLines> timing_;
   std::function<void(const char* part)> heard_;

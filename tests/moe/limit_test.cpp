@@ -2,8 +2,10 @@
 
 #include <gtest/gtest.h>
 
+#include <limits>
 #include <random>
 
+#include "tests/base/temp_folder.h"
 #include "tests/kernels/mixture_case.h"
 
 namespace smoe {
@@ -33,6 +35,51 @@ TEST(Limit, KeepsTheFirstByPosition) {
 TEST(Limit, SlotsOfATokenComeInTheirOrder) {
   const Limited limited = limit_by_position(routing_of(torch::tensor({{3, 1}, {1, 3}})), 4, 1);
   EXPECT_TRUE(torch::equal(limited.routing.expert, torch::tensor({{3, 1}, {-1, -1}}, torch::kInt32)));
+}
+
+TEST(Limit, FirstChoicesComeBeforeSecondOnes) {
+  const Routing routing = routing_of(torch::tensor({{3, 1}, {1, 3}, {1, 0}}));
+  const Limited limited = limit(routing, 4, 1, DropPriority::kChoice);
+  EXPECT_TRUE(torch::equal(limited.routing.expert, torch::tensor({{3, -1}, {1, -1}, {-1, 0}}, torch::kInt32)));
+  EXPECT_TRUE(torch::equal(limited.dropped, torch::tensor({0, 2, 0, 1}, torch::kInt64)));
+}
+
+TEST(Limit, TheLargestWeightsStay) {
+  Routing routing = routing_of(torch::tensor({{0}, {0}, {0}, {0}, {1}}));
+  routing.weight = torch::tensor({{0.2}, {0.9}, {0.9}, {0.4}, {0.1}});
+  const auto kept = [&](int64_t capacity, const at::Tensor& valid = {}) {
+    return limit(routing, 2, capacity, DropPriority::kScore, valid).routing.expert.squeeze(1).ge(0);
+  };
+  EXPECT_TRUE(torch::equal(kept(1), torch::tensor({false, true, false, false, true})));  // of equals the earlier one
+  EXPECT_TRUE(torch::equal(kept(3), torch::tensor({false, true, true, true, true})));
+  const at::Tensor valid = torch::tensor({true, false, true, true, true});
+  EXPECT_TRUE(torch::equal(kept(2, valid), torch::tensor({false, false, true, true, true})));
+  // A weight that is no number keeps the others in order.
+  routing.weight[0] = std::numeric_limits<float>::quiet_NaN();
+  EXPECT_TRUE(torch::equal(kept(2), torch::tensor({false, true, true, false, true})));
+}
+
+TEST(Limit, PrioritiesHaveNames) {
+  for (const std::string& name : drop_priority_names()) parse_drop_priority(name);
+  EXPECT_EQ(parse_drop_priority("score"), DropPriority::kScore);
+  EXPECT_NE(message_of([] { parse_drop_priority("scores"); }).find("did you mean 'score'?"), std::string::npos);
+}
+
+TEST(Limit, EveryPriorityKeepsAsMany) {
+  at::Tensor scores = torch::empty({50, 6});
+  RandomStream(1).fill_normal(scores, 0, 1);
+  const auto [score, expert] = scores.topk(3, -1);
+  Routing routing = routing_of(expert);
+  routing.weight = torch::softmax(score, -1);
+  for (const int64_t capacity : {0, 1, 7, 24, 50}) {
+    const at::Tensor want = limit_by_position(routing, 6, capacity).dropped;
+    for (const DropPriority priority : {DropPriority::kChoice, DropPriority::kScore}) {
+      const Limited limited = limit(routing, 6, capacity, priority);
+      EXPECT_TRUE(torch::equal(limited.dropped, want));
+      EXPECT_TRUE(limited.routing.weight.masked_select(limited.routing.expert.lt(0)).eq(0).all().item<bool>());
+      EXPECT_EQ(limited.routing.expert.ge(0).sum().item<int64_t>(), 150 - want.sum().item<int64_t>());
+    }
+  }
 }
 
 TEST(Limit, NegativeIsNoLimitAndZeroDropsAll) {

@@ -149,6 +149,38 @@ TEST(MoeLayer, CapacityDropsAndStatisticsAreOfBefore) {
   EXPECT_DOUBLE_EQ(stats.mean_active_experts(), (80 - limited.dropped.sum().item<double>()) / 40);
 }
 
+TEST(MoeLayer, CapacityMayBeAnotherAtEvaluation) {
+  MoeConfig config = small_config();
+  config.capacity_factor = 0.25;
+  config.eval_capacity_factor = 5;  // E: no expert can be over it
+  const auto layer = layer_of(config);
+  const auto dropped = [&](bool training) {
+    RouteInput input = input_of(40, 2);
+    input.training = training;
+    StatsBook book;
+    layer->forward(input, {}, &book, 0);
+    return book.layers()[0].dropped.sum().item<double>();
+  };
+  EXPECT_GT(dropped(true), 0);
+  EXPECT_EQ(dropped(false), 0);
+  config.eval_capacity_factor = 0;
+  const auto same = layer_of(config);
+  StatsBook book;
+  same->forward(input_of(40, 2), {}, &book, 0);
+  EXPECT_EQ(book.layers()[0].dropped.sum().item<double>(), dropped(true));
+}
+
+TEST(MoeLayer, WhomCapacityDropsIsASetting) {
+  MoeConfig config = small_config();
+  config.capacity_factor = 0.5;
+  const auto output = [&](const std::string& priority) {
+    config.drop_priority = priority;
+    return run(*layer_of(config), input_of(40, 2));
+  };
+  EXPECT_FALSE(torch::allclose(output("position"), output("score")));
+  EXPECT_FALSE(torch::allclose(output("position"), output("choice")));
+}
+
 TEST(MoeLayer, PaddingTakesNoCapacityAndNoStatistics) {
   MoeConfig config = small_config();
   config.capacity_factor = 0.5;

@@ -106,5 +106,25 @@ TEST(Select, RefusesKOutOfRange) {
   EXPECT_NE(per_token({1, 2}).find("must be [T = 3], got [2]"), std::string::npos);
 }
 
+TEST(Weigh, ByScoreShareAndEqually) {
+  const Selection selection = {torch::tensor({{2, -1, 0}, {-1, -1, -1}}, torch::kInt32),
+                               torch::tensor({{0.3, 7.0, 0.1}, {1.0, 2.0, 3.0}}, torch::kFloat64)};
+  const auto row = [](double a, double b, double c) {
+    return torch::tensor({{a, b, c}, {0.0, 0.0, 0.0}}, torch::kFloat64);
+  };
+  EXPECT_TRUE(torch::allclose(weigh_by_score(selection), row(0.3, 0, 0.1)));
+  EXPECT_TRUE(torch::allclose(weigh_by_share(selection), row(0.75, 0, 0.25)));
+  EXPECT_TRUE(torch::allclose(weigh_equally(selection.expert, selection.score), row(0.5, 0, 0.5)));
+  // Scores that have all rounded to nothing weigh nothing, and are not divided.
+  const Selection nothing = {torch::tensor({{0, 1}}, torch::kInt32), torch::zeros({1, 2})};
+  EXPECT_TRUE(torch::equal(weigh_by_share(nothing), torch::zeros({1, 2})));
+}
+
+TEST(Select, ScoresOfExpertsThatSomethingElseChose) {
+  const at::Tensor scores = torch::arange(6).view({2, 3}).to(torch::kFloat32);
+  const Selection selection = with_scores(torch::tensor({{2, 0}, {1, -1}}, torch::kInt32), scores);
+  EXPECT_TRUE(torch::equal(weigh_by_score(selection), torch::tensor({{2.0F, 0.0F}, {4.0F, 0.0F}})));
+}
+
 }  // namespace
 }  // namespace smoe

@@ -130,6 +130,24 @@ TEST(RandomStream, NormalMomentsInEveryType) {
   }
 }
 
+TEST(RandomStream, RowsAreFunctionsOfTheirIds) {
+  const RandomStream stream(5);
+  const at::Tensor ids = torch::tensor(std::vector<int64_t>{4, 0, 4, -1, int64_t{1} << 40});
+  const at::Tensor rows = stream.uniform_rows(ids, 7);
+  ASSERT_EQ(rows.sizes(), at::IntArrayRef({5, 7}));
+  EXPECT_EQ(rows.scalar_type(), torch::kFloat32);
+  EXPECT_TRUE(rows.ge(0).logical_and(rows.lt(1)).all().item<bool>());
+  EXPECT_TRUE(torch::equal(rows[0], rows[2]));
+  EXPECT_FALSE(torch::equal(rows[0], rows[1]));
+  EXPECT_TRUE(torch::equal(stream.uniform_rows(ids.narrow(0, 3, 1), 7)[0], rows[3]));
+  EXPECT_TRUE(torch::equal(stream.uniform_rows(ids, 3), rows.narrow(1, 0, 3)));
+  EXPECT_FALSE(torch::equal(RandomStream(6).uniform_rows(ids, 7), rows));
+  EXPECT_EQ(stream.uniform_rows(torch::zeros({0}, torch::kInt64), 7).sizes(), at::IntArrayRef({0, 7}));
+  const at::Tensor many = stream.uniform_rows(torch::arange(5000), 5).to(torch::kFloat64);
+  EXPECT_NEAR(many.mean().item<double>(), 0.5, 0.008);  // 4 σ
+  EXPECT_NEAR(many.square().mean().item<double>(), 1.0 / 3, 0.008);
+}
+
 TEST(RandomStream, FillingDoesNotTouchTheGlobalGenerator) {
   torch::manual_seed(1);
   const at::Tensor want = torch::rand({4});

@@ -6,5 +6,14 @@
 namespace smoe {
 
 RouterKind random_frozen_kind();  // random_frozen.cpp
+RouterKind learned_kind();        // learned.cpp
+RouterKind switch_kind();         // switch.cpp
+RouterKind gshard_kind();         // gshard.cpp
+RouterKind noisy_topk_kind();     // noisy_topk.cpp
+RouterKind hash_kind();           // hash.cpp
+RouterKind random_token_kind();   // random_token.cpp
+RouterKind expert_choice_kind();  // expert_choice.cpp
+RouterKind top_p_kind();          // top_p.cpp
+RouterKind thor_kind();           // thor.cpp
 
 }  // namespace smoe

@@ -7,7 +7,6 @@
 // The parameters are frozen, but the gradient flows through w into x: routing changes in training because its input
 // does. x [T, D] → expert, weight [T, K].
 #include <ATen/ops/empty.h>
-#include <ATen/ops/softmax.h>
 #include <ATen/ops/zeros.h>
 
 #include "smoe/kernels/row_linear.h"
@@ -33,7 +32,7 @@ class RandomFrozenRouter : public Router {
     return {.expert = selection.expert,
             .weight = softmax_over_selected(selection),
             .logits = {logits},
-            .probabilities = {at::softmax(logits, -1)},
+            .probabilities = softmax_over_all({logits}),
             .state = {}};
   }
 
@@ -49,6 +48,7 @@ class RandomFrozenRouter : public Router {
 RouterKind random_frozen_kind() {
   return {.name = "random_frozen",
           .summary = "random weights, frozen from the start; softmax over the k selected (SMoE-Dropout)",
+          .paper = "Chen et al., ICLR 2023",
           .traits = kTraits,
           .make = [](const MoeConfig& config, int64_t width, const RandomStream& random) {
             return std::make_shared<RandomFrozenRouter>(config, width, random);

@@ -1,0 +1,59 @@
+// Auxiliary losses: functions of the statistics of routing, added to the objective with weights of the recipe.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <string>
+#include <vector>
+
+#include "smoe/base/config.h"
+#include "smoe/moe/stats_book.h"
+
+namespace smoe {
+
+/// The table [losses] of a recipe: the weight of each loss.
+struct LossConfig {
+  double balance = 0;
+  double z = 0;
+  double entropy = 0;
+
+  void describe(Fields& fields);
+  /// Whether any has a weight.
+  bool any() const { return balance > 0 || z > 0 || entropy > 0; }
+};
+
+/// Σ over layers of E · Σ_i f_i P_i (Fedus et al., JMLR 2022, eq. 4): f_i the share of the assignments that went to expert
+/// i, without gradient, Σ f = 1; P_i the mean probability of expert i. 1 a layer at balance, for any number of experts a
+/// token; systems that count f_i a token have k times the weight. Layers are never pooled, where the imbalance of one
+/// would hide that of another. All losses take the micro-batch at hand of `book`, whose detail must be kTerms; they are 0
+/// where there is no valid token, and throw UserError for a layer without the statistic. [] with gradient
+at::Tensor balance_loss(const StatsBook& book);
+
+/// Σ over layers of the mean over tokens of (log Σ_i exp z_i)² (Zoph et al., 2022, eq. 5).
+at::Tensor z_loss(const StatsBook& book);
+
+/// Σ over layers of the mean over tokens of the probabilities' entropy, in nats (Huang et al., ACL 2024).
+at::Tensor entropy_loss(const StatsBook& book);
+
+/// A loss as the table of kinds lists it.
+struct LossKind {
+  std::string name;
+  std::string summary;
+  std::string paper;
+  double LossConfig::* weight;
+  at::Tensor (*loss)(const StatsBook&);
+};
+
+const std::vector<LossKind>& loss_kinds();
+
+/// A loss beside the task's: what is added to the objective is weight · value.
+struct NamedLoss {
+  std::string name;
+  at::Tensor value;  ///< []
+  double weight = 0;
+};
+
+/// The losses that have a weight, in the order of their table, and then the routers' own terms, summed over the layers.
+std::vector<NamedLoss> auxiliary_losses(const StatsBook& book, const LossConfig& config);
+
+}  // namespace smoe

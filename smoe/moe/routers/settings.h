@@ -1,0 +1,98 @@
+// Settings that kinds of router have for themselves: the tables [moe.KIND] of a recipe.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "smoe/base/config.h"
+
+namespace smoe {
+
+/// The table [moe.learned].
+struct LearnedSettings {
+  std::string score = "selected_softmax";
+  bool renormalize = false;
+  double jitter = 0;
+  double bias_rate = 0;
+
+  void describe(Fields& fields);
+};
+
+/// The table [moe.switch].
+struct SwitchSettings {
+  double jitter = 0.01;
+
+  void describe(Fields& fields);
+};
+
+/// The table [moe.gshard].
+struct GshardSettings {
+  bool random_second = true;
+  double balance = 0.01;
+
+  void describe(Fields& fields);
+};
+
+/// The table [moe.noisy_topk].
+struct NoisyTopkSettings {
+  double importance = 0.1;
+  double load = 0.1;
+  double noise_floor = 0.01;
+
+  void describe(Fields& fields);
+};
+
+/// The table [moe.random_token].
+struct RandomTokenSettings {
+  std::string weight = "equal";
+
+  void describe(Fields& fields);
+};
+
+/// The table [moe.expert_choice].
+struct ExpertChoiceSettings {
+  double capacity = 2;
+
+  void describe(Fields& fields);
+};
+
+/// The table [moe.hash].
+struct HashSettings {
+  std::string by = "token";
+
+  void describe(Fields& fields);
+};
+
+/// The table [moe.top_p].
+struct TopPSettings {
+  double threshold = 0.4;
+
+  void describe(Fields& fields);
+};
+
+/// The table [moe.thor].
+struct ThorSettings {
+  std::string unit = "batch";
+  std::string eval_unit = "token";
+  int64_t samples = 1;
+
+  void describe(Fields& fields);
+};
+
+/// The settings of all kinds; those of the chosen one are in use.
+struct RouterSettings {
+  LearnedSettings learned;
+  SwitchSettings switch_transformer;
+  GshardSettings gshard;
+  NoisyTopkSettings noisy_topk;
+  HashSettings hash;
+  RandomTokenSettings random_token;
+  ExpertChoiceSettings expert_choice;
+  TopPSettings top_p;
+  ThorSettings thor;
+
+  /// Adds a table for each kind; `chosen` is the place of the field moe.router.
+  void describe(Fields& fields, const std::string& chosen);
+};
+
+}  // namespace smoe

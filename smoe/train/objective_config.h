@@ -1,0 +1,26 @@
+// Settings of the objective.
+#pragma once
+
+#include <string>
+
+#include "smoe/base/config.h"
+
+namespace smoe {
+
+/// The table [objective.thor].
+struct ThorObjectiveConfig {
+  double alpha = 5;
+  std::string form = "thor";
+
+  void describe(Fields& fields);
+};
+
+/// The table [objective] of a recipe.
+struct ObjectiveConfig {
+  std::string kind = "likelihood";
+  ThorObjectiveConfig thor;
+
+  void describe(Fields& fields);
+};
+
+}  // namespace smoe

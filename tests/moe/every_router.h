@@ -1,0 +1,64 @@
+// A test of every kind of router in the table, and what its statistics and losses say.
+#pragma once
+
+#include <gtest/gtest.h>
+
+#include <string>
+#include <vector>
+
+#include "smoe/moe/losses.h"
+#include "tests/moe/router_case.h"
+
+namespace smoe::testing {
+
+/// The statistics and losses of one routing.
+struct Told {
+  LayerStats stats;
+  std::vector<NamedLoss> losses;
+};
+
+inline Told told(const Routing& routing, int64_t experts, const at::Tensor& valid, const LossConfig& config) {
+  StatsBook book(StatsBook::Detail::kTerms);
+  book.record(0, routing, experts, torch::zeros({experts}, torch::kInt64), valid);
+  return {book.layers()[0], auxiliary_losses(book, config)};
+}
+
+inline void expect_same(const Told& a, const Told& b) {
+  EXPECT_TRUE(torch::equal(a.stats.count, b.stats.count));
+  EXPECT_TRUE(torch::allclose(a.stats.probability, b.stats.probability, 1e-6, 1e-6));
+  EXPECT_NEAR(a.stats.entropy, b.stats.entropy, 1e-4);
+  EXPECT_NEAR(a.stats.logsumexp_sq, b.stats.logsumexp_sq, 1e-3);
+  EXPECT_EQ(a.stats.tokens, b.stats.tokens);
+  ASSERT_EQ(a.losses.size(), b.losses.size());
+  for (size_t i = 0; i < a.losses.size(); ++i) {
+    EXPECT_EQ(a.losses[i].name, b.losses[i].name);
+    EXPECT_NEAR(a.losses[i].value.item<double>(), b.losses[i].value.item<double>(), 1e-5) << a.losses[i].name;
+  }
+}
+
+class EveryRouter : public ::testing::TestWithParam<std::string> {
+ protected:
+  const RouterKind& kind() const { return find_router_kind(GetParam()); }
+  const RouterTraits& traits() const { return kind().traits; }
+  bool dial_is_k() const { return traits().dial == Dial::kK; }
+  std::shared_ptr<Router> router(int64_t experts, uint64_t seed = 9) const {
+    return make_router(GetParam(), experts, seed);
+  }
+  /// A value inside the dial's range.
+  DialValue some_value(int64_t experts) const {
+    const std::vector<DialValue> values = dial_values(traits().dial, experts);
+    return values[values.size() / 2];
+  }
+  /// All losses where the kind has what they need.
+  LossConfig losses() const { return traits().scores ? LossConfig{.balance = 1, .z = 1, .entropy = 1} : LossConfig{}; }
+};
+
+inline auto every_router() {
+  std::vector<std::string> names;
+  for (const RouterKind& kind : router_kinds()) names.push_back(kind.name);
+  return ::testing::ValuesIn(names);
+}
+
+inline std::string router_name(const ::testing::TestParamInfo<std::string>& kind) { return kind.param; }
+
+}  // namespace smoe::testing

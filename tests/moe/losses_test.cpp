@@ -1,0 +1,141 @@
+#include "smoe/moe/losses.h"
+
+#include "smoe/moe/select.h"
+#include "tests/base/temp_folder.h"
+#include "tests/kernels/gradcheck.h"
+#include "tests/moe/routers/golden_case.h"
+
+namespace smoe {
+namespace {
+
+using testing::golden_router;
+using testing::golden_tokens;
+using testing::router_config;
+using testing::router_input;
+
+at::Tensor none(int64_t experts) { return torch::zeros({experts}, torch::kInt64); }
+
+/// A routing of given probabilities and the one expert each token takes.
+Routing routing_of(const at::Tensor& probabilities, std::vector<int> experts) {
+  Routing routing;
+  routing.expert = torch::tensor(experts, torch::kInt32).view({-1, 1});
+  routing.weight = torch::ones({routing.expert.size(0), 1}, probabilities.options());
+  routing.probabilities.value = probabilities;
+  routing.logits.value = probabilities.log();
+  return routing;
+}
+
+StatsBook book_of(const std::vector<Routing>& layers, const at::Tensor& valid = {}) {
+  StatsBook book(StatsBook::Detail::kTerms);
+  int64_t layer = 0;
+  for (const Routing& routing : layers) {
+    const int64_t experts = routing.probabilities.value.size(1);
+    book.record(layer++, routing, experts, none(experts), valid);
+  }
+  return book;
+}
+
+at::Tensor even(int64_t tokens, int64_t experts) {
+  return torch::full({tokens, experts}, 1.0 / static_cast<double>(experts), torch::kFloat64);
+}
+
+TEST(Losses, AreTheFormulas) {
+  const auto router = golden_router(router_config("learned", 6));
+  const StatsBook book = book_of({router->route(router_input(golden_tokens(), {.k = 2}))});
+  EXPECT_NEAR(balance_loss(book).item<double>(), golden::kBalance2[0], 1e-12);
+  EXPECT_NEAR(z_loss(book).item<double>(), golden::kZ[0], 1e-12);
+  EXPECT_NEAR(entropy_loss(book).item<double>(), golden::kEntropy[0], 1e-12);
+}
+
+TEST(Losses, BalanceIsOneWhereLoadIsEvenAndEWhereOneTakesAll) {
+  EXPECT_NEAR(balance_loss(book_of({routing_of(even(4, 4), {0, 1, 2, 3})})).item<double>(), 1, 1e-12);
+  const at::Tensor sure = torch::zeros({3, 4}, torch::kFloat64).index_fill(1, torch::tensor({2}), 1.0);
+  EXPECT_NEAR(balance_loss(book_of({routing_of(sure, {2, 2, 2})})).item<double>(), 4, 1e-12);
+  // The convention does not depend on k: two experts a token, all alike.
+  Routing two = routing_of(even(2, 4), {0, 1});
+  two.expert = torch::tensor({{0, 1}, {2, 3}}, torch::kInt32);
+  two.weight = torch::full({2, 2}, 0.5, torch::kFloat64);
+  EXPECT_NEAR(balance_loss(book_of({two})).item<double>(), 1, 1e-12);
+}
+
+TEST(Losses, LayersAreNotPooled) {
+  // Each layer sends everything to one expert, another each: pooled, they would look balanced.
+  std::vector<Routing> layers;
+  for (int64_t e = 0; e < 4; ++e) {
+    const at::Tensor sure = torch::zeros({3, 4}, torch::kFloat64).index_fill(1, torch::tensor({e}), 1.0);
+    const int id = static_cast<int>(e);
+    layers.push_back(routing_of(sure, {id, id, id}));
+  }
+  EXPECT_NEAR(balance_loss(book_of(layers)).item<double>(), 4 * 4, 1e-12);
+}
+
+TEST(Losses, TheGradientIsThatOfTheProbabilitiesAlone) {
+  const auto router = golden_router(router_config("learned", 6));
+  const at::Tensor x = golden_tokens();
+  for (const LossKind& kind : loss_kinds()) {
+    testing::gradcheck([&] { return kind.loss(book_of({router->route(router_input(x, {.k = 2}))})); },
+                       {{"x", x}, {"weight", router->named_parameters()["weight"]}});
+    if (HasFatalFailure()) return;
+  }
+}
+
+TEST(Losses, PooledCountsMakeTheBalanceOfPartsThatOfTheWhole) {
+  // P enters linearly: with the whole batch's f, the parts' losses have the whole's mean.
+  const auto router = golden_router(router_config("learned", 6));
+  const Routing whole = router->route(router_input(golden_tokens(), {.k = 2}));
+  const LayerTerms all = book_of({whole}).terms().at(0);
+  at::Tensor sum = torch::zeros({}, torch::kFloat64);
+  for (int64_t t = 0; t < golden::kTokens; ++t) {
+    Routing part = whole;
+    for (at::Tensor* rows : {&part.expert, &part.weight, &part.logits.value, &part.probabilities.value}) {
+      *rows = rows->narrow(0, t, 1);
+    }
+    const LayerTerms terms = book_of({part}).terms().at(0);
+    sum = sum + (all.count / all.count.sum() * terms.probability).sum() * 6;
+  }
+  EXPECT_NEAR(sum.item<double>() / golden::kTokens, golden::kBalance2[0], 1e-12);
+}
+
+TEST(Losses, AMicroBatchComputedTwiceCountsOnce) {
+  const Routing first = routing_of(even(4, 4), {0, 0, 0, 0}), second = routing_of(even(4, 4), {0, 1, 2, 3});
+  StatsBook book(StatsBook::Detail::kTerms);
+  book.begin_micro_batch(0);
+  book.record(0, first, 4, none(4), {});
+  book.record(0, second, 4, none(4), {});
+  EXPECT_EQ(book.terms().size(), 1u);
+  EXPECT_EQ(book.terms().at(0).tokens, 4);
+  book.begin_micro_batch(1);
+  EXPECT_TRUE(book.terms().empty());
+}
+
+TEST(Losses, WeightsChooseAndTermsAddUp) {
+  Routing routing = routing_of(even(4, 4), {0, 1, 2, 3});
+  routing.terms["own"] = {torch::tensor(3.0, torch::kFloat64), 0.5};
+  const StatsBook book = book_of({routing, routing});
+  const std::vector<NamedLoss> losses = auxiliary_losses(book, {.balance = 0.25, .z = 0, .entropy = 2});
+  ASSERT_EQ(losses.size(), 3u);
+  EXPECT_EQ(losses[0].name, "balance");
+  EXPECT_EQ(losses[0].weight, 0.25);
+  EXPECT_NEAR(losses[0].value.item<double>(), 2, 1e-12);
+  EXPECT_EQ(losses[1].name, "entropy");
+  EXPECT_NEAR(losses[1].value.item<double>(), 2 * std::log(4.0), 1e-12);
+  EXPECT_EQ(losses[2].name, "own");
+  EXPECT_EQ(losses[2].weight, 0.5);
+  EXPECT_EQ(losses[2].value.item<double>(), 6);
+}
+
+TEST(Losses, WhatIsMissingIsNamed) {
+  Routing without = routing_of(even(2, 4), {0, 1});
+  StatsBook book(StatsBook::Detail::kTerms);
+  without.probabilities.value = without.logits.value = at::Tensor();
+  book.record(3, without, 4, none(4), {});
+  for (const LossKind& kind : loss_kinds()) {
+    EXPECT_NE(message_of([&] { kind.loss(book); }).find("layer 3"), std::string::npos) << kind.name;
+  }
+  StatsBook counts(StatsBook::Detail::kAll);
+  counts.record(0, routing_of(even(2, 4), {0, 1}), 4, none(4), {});
+  EXPECT_NE(message_of([&] { balance_loss(counts); }).find("kTerms"), std::string::npos);
+}
+
+}  // namespace
+}  // namespace smoe
