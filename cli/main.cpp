@@ -85,6 +85,7 @@ int run(int argc, char** argv) {
   add_compare(program);
   add_settings(program);
   add_bench(program);
+  add_list(program);
   try {
     app.parse(argc, argv);
   } catch (const CLI::Success& request) {  // --help, --version

@@ -27,6 +27,7 @@ void add_settings(Program& program);  // settings.cpp
 void add_report(Program& program);    // report.cpp
 void add_compare(Program& program);   // compare.cpp
 void add_bench(Program& program);     // bench.cpp
+void add_list(Program& program);      // list.cpp
 
 /// Adds a verb with its line of help and an example that stands below its options.
 CLI::App* add_verb(Program& program, const std::string& name, const std::string& help, const std::string& example);

@@ -6,7 +6,7 @@ import unittest
 
 import tool
 
-VERBS = ("train", "eval", "generate", "settings", "bench")
+VERBS = ("train", "eval", "generate", "report", "compare", "settings", "bench", "list")
 
 
 class Settings(tool.ToolTest):
