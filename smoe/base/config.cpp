@@ -6,6 +6,7 @@
 
 #include "smoe/base/config_values.h"
 #include "smoe/base/error.h"
+#include "smoe/base/quote.h"
 
 namespace smoe {
 
@@ -56,7 +57,7 @@ std::vector<std::string> Fields::names() const {
 const Field& Fields::find(std::string_view name) const {
   const auto found = std::find_if(fields_.begin(), fields_.end(), [&](const Field& f) { return f.name == name; });
   if (found != fields_.end()) return *found;
-  throw UserError(concat("unknown key '", name, "'", suggest_setting(*this, std::string(name))));
+  throw UserError(concat("unknown key ", quoted_name(name), suggest_setting(*this, std::string(name))));
 }
 
 }  // namespace smoe

@@ -97,7 +97,10 @@ class Fields {
 /// those of the lines before it are set.
 void read_toml(const Fields& fields, std::string_view text, const std::string& source);
 
-/// Reads the TOML file at `path`.
+/// No recipe is larger, in bytes; the parser's time grows with the square of what a hostile file has of tables.
+inline constexpr uint64_t kLargestToml = 1 << 20;
+
+/// Reads the TOML file at `path`; one of more than kLargestToml bytes throws UserError.
 void read_toml_file(const Fields& fields, const std::string& path);
 
 /// Applies one "key=value" of --set; the value is TOML, and a bare word, or anything without quotes where the field is

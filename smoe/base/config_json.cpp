@@ -7,6 +7,7 @@
 #include "smoe/base/config.h"
 #include "smoe/base/config_values.h"
 #include "smoe/base/error.h"
+#include "smoe/base/quote.h"
 
 namespace smoe {
 namespace {
@@ -30,17 +31,23 @@ bool is_int64(const Json& json) {
   return json.is_number_integer() && !(json.is_number_unsigned() && json.get<uint64_t>() > kMax);
 }
 
+std::string json_type_text(const Json& json) {
+  if (json.is_null()) return "null";
+  const std::string name = json.type_name();
+  return (json.is_object() || json.is_array() ? "an " : "a ") + name;
+}
+
 RawValue to_raw(const Json& json) {
   if (is_int64(json)) return json.get<int64_t>();
   if (json.is_number_integer()) return NoValue{json.dump() + ", which 64 bits do not hold"};
   if (json.is_number_float()) return json.get<double>();
   if (json.is_boolean()) return json.get<bool>();
   if (json.is_string()) return json.get<std::string>();
-  if (!json.is_array()) return NoValue{json.is_object() ? "an object" : json.type_name()};
+  if (!json.is_array()) return NoValue{json_type_text(json)};
   std::vector<int64_t> values;
   for (const Json& item : json) {
     if (!is_int64(item))
-      return NoValue{concat("an array with ", item.is_number() ? "another number" : item.type_name())};
+      return NoValue{"an array with " + (item.is_number() ? "another number" : json_type_text(item))};
     values.push_back(item.get<int64_t>());
   }
   return values;
@@ -54,8 +61,8 @@ void assign_all(const Fields& fields, const Json& json, const std::string& prefi
     if (value.is_object() && !value.empty() && depth < kDeepestTable) {
       assign_all(fields, value, name + ".", source, depth + 1, seen);
     } else if (!value.is_object() || !is_table(fields, name)) {
+      require(seen.insert(name).second, source, ": ", quoted_name(name), " comes twice");
       assign(fields, {name, to_raw(value), source});
-      seen.insert(name);
     }
   }
 }

@@ -1,5 +1,6 @@
 // Settings from TOML.
 #include <algorithm>
+#include <set>
 #include <stdexcept>
 #include <utility>
 
@@ -18,6 +19,7 @@ constexpr void toml_assert(bool holds) {
 #include "smoe/base/config_values.h"
 #include "smoe/base/error.h"
 #include "smoe/base/file.h"
+#include "smoe/base/quote.h"
 #include "smoe/base/toml_guard.h"
 
 namespace smoe {
@@ -81,7 +83,7 @@ toml::table parse(std::string_view text) {
   try {
     return toml::parse(guarded);
   } catch (const toml::parse_error& error) {
-    throw TomlSyntaxError{error.source().begin.line, std::string(error.description())};
+    throw TomlSyntaxError{error.source().begin.line, printable(error.description(), 300)};
   } catch (const std::logic_error&) {
     throw TomlSyntaxError{0, "is not valid TOML; is each '[[' followed by a name?"};
   }
@@ -110,6 +112,12 @@ std::vector<Line> read_lines(const Fields& fields, std::string_view text, const 
   }
   // The parser sorts by name; of several mistakes the first in the file is the one to report.
   std::stable_sort(lines.begin(), lines.end(), [](const Line& a, const Line& b) { return a.number < b.number; });
+  // The parser sees no difference between [model] layers and "model.layers" as one key.
+  std::set<std::string_view> names;
+  for (const Line& line : lines) {
+    require(names.insert(line.setting.name).second, line.setting.where, ": ", quoted_name(line.setting.name),
+            " comes twice");
+  }
   return lines;
 }
 
@@ -127,7 +135,9 @@ std::vector<RawSetting> read_settings(std::string_view text, const std::string& 
   return settings;
 }
 
-void read_toml_file(const Fields& fields, const std::string& path) { read_toml(fields, read_file(path), path); }
+void read_toml_file(const Fields& fields, const std::string& path) {
+  read_toml(fields, read_file(path, kLargestToml), path);
+}
 
 void set_field(const Fields& fields, std::string_view assignment) {
   const size_t equals = assignment.find('=');

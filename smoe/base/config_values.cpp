@@ -6,6 +6,7 @@
 
 #include "smoe/base/config_text.h"
 #include "smoe/base/error.h"
+#include "smoe/base/quote.h"
 #include "smoe/base/suggest.h"
 
 namespace smoe {
@@ -19,7 +20,8 @@ struct Overloaded : Cases... {
 /// "string \"a\"", "integer 3": what came, for messages.
 std::string describe(const RawValue& value) {
   constexpr const char* kTypes[] = {"integer ", "number ", "", "string ", "array ", ""};
-  return kTypes[value.index()] + value_text(value);
+  const auto* text = std::get_if<std::string>(&value);
+  return kTypes[value.index()] + (text != nullptr ? "\"" + printable(*text) + "\"" : printable(value_text(value)));
 }
 
 /// The value and its field, where one is to be put into the other.
@@ -47,8 +49,8 @@ class Assignment {
     const std::string& value = get<std::string>();
     const std::vector<std::string>& names = field_.allowed.names;
     if (!names.empty() && std::find(names.begin(), names.end(), value) == names.end()) {
-      throw UserError(
-          concat(setting_.where, ": ", field_.name, ": unknown value ", string_text(value), suggest(value, names)));
+      throw UserError(concat(setting_.where, ": ", field_.name, ": unknown value \"", printable(value), "\"",
+                             suggest(value, names)));
     }
     if (!is_utf8(value)) throw UserError(concat(setting_.where, ": ", field_.name, " is not valid UTF-8"));
     *place = value;
@@ -162,9 +164,10 @@ void assign(const Fields& fields, const RawSetting& setting) {
   const std::vector<Field>& all = fields.all();
   const auto found = std::find_if(all.begin(), all.end(), [&](const Field& f) { return f.name == setting.name; });
   if (found == all.end()) {
-    require(!is_table(fields, setting.name), setting.where, ": '", setting.name, "' is a table of settings, got ",
+    const std::string name = quoted_name(setting.name);
+    require(!is_table(fields, setting.name), setting.where, ": ", name, " is a table of settings, got ",
             describe(setting.value));
-    throw UserError(concat(setting.where, ": unknown key '", setting.name, "'", suggest_setting(fields, setting.name)));
+    throw UserError(concat(setting.where, ": unknown key ", name, suggest_setting(fields, setting.name)));
   }
   std::visit(Assignment(*found, setting), found->value);
 }

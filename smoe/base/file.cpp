@@ -71,9 +71,13 @@ Bytes as_bytes(std::string_view text) { return std::as_bytes(std::span(text.data
 
 std::string_view as_text(Bytes bytes) { return {reinterpret_cast<const char*>(bytes.data()), bytes.size()}; }
 
-std::string read_file(const std::filesystem::path& path) {
+std::string read_file(const std::filesystem::path& path, uint64_t most) {
   const Descriptor file(path, O_RDONLY);
   const struct stat status = status_of(file.get(), path);
+  const auto check_size = [&](uint64_t size) {
+    require(size <= most, path.string(), ": is larger than such a file can be, which is ", most, " bytes");
+  };
+  if (status.st_size > 0) check_size(static_cast<uint64_t>(status.st_size));
   // The size is only a hint: a pipe has none, and a file may grow while it is read.
   std::string text(status.st_size > 0 ? static_cast<size_t>(status.st_size) + 1 : size_t{1} << 16, '\0');
   size_t filled = 0;
@@ -84,9 +88,15 @@ std::string read_file(const std::filesystem::path& path) {
     if (got < 0) throw UserError(concat(path.string(), ": cannot be read: ", reason(errno)));
     if (got == 0) break;
     filled += static_cast<size_t>(got);
+    check_size(filled);
   }
   text.resize(filled);
   return text;
+}
+
+bool is_file_name(const std::string& name) {
+  return std::filesystem::path(name).filename() == name && !name.empty() && name != "." && name != ".." &&
+         name.find('\0') == std::string::npos;
 }
 
 MappedFile::MappedFile(const std::filesystem::path& path) : path_(path) {

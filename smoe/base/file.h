@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
+#include <limits>
 #include <span>
 #include <string>
 #include <string_view>
@@ -16,8 +17,12 @@ using Bytes = std::span<const std::byte>;
 Bytes as_bytes(std::string_view text);
 std::string_view as_text(Bytes bytes);
 
-/// The whole file as a string. Throws UserError naming the file where it cannot be read.
-std::string read_file(const std::filesystem::path& path);
+/// The whole file as a string. Throws UserError naming the file where it cannot be read, or has more than `most` bytes,
+/// which a device has without an end.
+std::string read_file(const std::filesystem::path& path, uint64_t most = std::numeric_limits<uint64_t>::max());
+
+/// Whether `name` can be an entry of a folder: no path, neither "." nor "..", and without a NUL.
+bool is_file_name(const std::string& name);
 
 /// A read-only memory map of a regular file; an empty file maps to no bytes.
 class MappedFile {

@@ -9,6 +9,7 @@
 #include <nlohmann/json.hpp>
 
 #include "smoe/base/error.h"
+#include "smoe/base/json.h"
 
 namespace smoe {
 namespace {
@@ -32,9 +33,9 @@ uint64_t kept_size(const std::filesystem::path& path, int64_t keep_through) {
   for (int64_t number = 1;; ++number) {
     const size_t end = text.find('\n', begin);
     if (end == std::string_view::npos) return begin;
-    const std::optional<int64_t> step =
-        step_of(nlohmann::json::parse(text.begin() + begin, text.begin() + end, nullptr, false));
-    require(step.has_value(), path.string(), ":", number, ": is not a JSON object with an integer \"step\"");
+    const std::string where = concat(path.string(), ":", number);
+    const std::optional<int64_t> step = step_of(parse_json<nlohmann::json>(text.substr(begin, end - begin), where));
+    require(step.has_value(), where, ": is not a JSON object with an integer \"step\"");
     if (*step > keep_through) return begin;
     begin = end + 1;
   }

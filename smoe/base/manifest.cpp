@@ -9,6 +9,8 @@
 
 #include "smoe/base/error.h"
 #include "smoe/base/file.h"
+#include "smoe/base/json.h"
+#include "smoe/base/quote.h"
 #include "smoe/base/sha256.h"
 
 namespace smoe {
@@ -44,7 +46,7 @@ std::string to_text(const Entries& entries) {
 
 /// Reads what to_text wrote and nothing else: a changed byte that leaves the values as they are is refused as well.
 Entries from_text(const std::string& text, const std::string& source) {
-  const Json json = Json::parse(text, nullptr, false);
+  const Json json = parse_json(text, source);
   require(json.is_object() && json.value("format", Json()) == "smoe-manifest" && json.contains("version") &&
               json.contains("files") && json["files"].is_object(),
           source, ": is damaged or not a manifest of smoe");
@@ -53,7 +55,9 @@ Entries from_text(const std::string& text, const std::string& source) {
   for (const auto& [name, entry] : json["files"].items()) {
     require(entry.is_object() && entry.contains("size") && entry["size"].is_number_unsigned() &&
                 entry.contains("sha256") && entry["sha256"].is_string(),
-            source, ": is damaged: the entry of ", Json(name).dump(), " has no size or no sha256");
+            source, ": is damaged: the entry of ", quoted_name(name), " has no size or no sha256");
+    require(is_file_name(name), source, ": is damaged: it lists ", quoted_name(name),
+            ", which is not a file beside it");
     entries[name] = {entry["size"].get<uint64_t>(), entry["sha256"].get<std::string>()};
   }
   require(to_text(entries) == text, source, ": is damaged: it is not as smoe wrote it");
@@ -74,7 +78,7 @@ void write_manifest(const std::filesystem::path& folder) {
 
 void verify_manifest(const std::filesystem::path& folder) {
   const std::filesystem::path manifest = folder / kManifestName;
-  const Entries listed = from_text(read_file(manifest), manifest.string());
+  const Entries listed = from_text(read_file(manifest, kLargestJsonFile), manifest.string());
   const Entries present = list_files(folder);
   for (const auto& [name, entry] : listed) {
     const std::string path = (folder / name).string();
@@ -83,7 +87,8 @@ void verify_manifest(const std::filesystem::path& folder) {
     require(found->second.size == entry.size, path, " is ", found->second.size, " bytes, ", kManifestName, " says ",
             entry.size);
     const std::string digest = sha256_file(path);
-    require(digest == entry.sha256, path, ": sha256 is ", digest, ", ", kManifestName, " says ", entry.sha256);
+    require(digest == entry.sha256, path, ": sha256 is ", digest, ", ", kManifestName, " says ",
+            printable(entry.sha256));
   }
   for (const auto& [name, entry] : present) {
     require(listed.contains(name), (folder / name).string(), " is not listed in ", kManifestName);

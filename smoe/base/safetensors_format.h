@@ -3,7 +3,6 @@
 
 #include <cstdint>
 #include <optional>
-#include <string>
 #include <string_view>
 #include <vector>
 
@@ -16,8 +15,5 @@ inline constexpr size_t kSafetensorsMaxDimensions = 64;  // PyTorch's own limit
 /// Bytes of a row-major tensor; nothing where a dimension is negative, or the product of those that are not zero
 /// overflows int64 (an empty tensor has strides too).
 std::optional<uint64_t> safetensors_byte_size(const std::vector<int64_t>& shape, size_t element_size);
-
-/// A name from a file as it can stand in a message: quoted, escaped, and cut where it is long.
-std::string quoted_name(std::string_view name);
 
 }  // namespace smoe

@@ -9,6 +9,7 @@
 #include <nlohmann/json.hpp>
 
 #include "smoe/base/error.h"
+#include "smoe/base/quote.h"
 #include "smoe/base/safetensors.h"
 #include "smoe/base/safetensors_format.h"
 
@@ -34,7 +35,7 @@ class HeaderReader : public nlohmann::json_sax<nlohmann::json> {
   bool null() override { refuse("null"); }
   bool boolean(bool value) override { refuse(value ? "true" : "false"); }
   bool number_integer(int64_t value) override { refuse(std::to_string(value)); }  // only negative ones come here
-  bool number_float(double, const std::string& text) override { refuse(text); }
+  bool number_float(double, const std::string& text) override { refuse(printable(text)); }
   bool binary(nlohmann::json::binary_t&) override { refuse("binary data"); }
 
   bool number_unsigned(uint64_t value) override {
@@ -150,6 +151,9 @@ std::string_view header_of(Bytes file, const std::string& source) {
           file.size() - 8, " are there");
   const std::string_view header = as_text(file.subspan(8, static_cast<size_t>(length)));
   require(header.starts_with('{'), source, ": is not a safetensors file: its header does not begin with '{'");
+  // To nlohmann's parser a NUL is the end, whatever stands behind it.
+  const size_t nul = header.find('\0');
+  require(nul == std::string_view::npos, source, ": the header is not valid JSON at its byte ", nul + 1);
   return header;
 }
 

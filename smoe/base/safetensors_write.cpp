@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "smoe/base/error.h"
+#include "smoe/base/quote.h"
 #include "smoe/base/safetensors.h"
 #include "smoe/base/safetensors_format.h"
 
@@ -77,13 +78,6 @@ std::optional<uint64_t> safetensors_byte_size(const std::vector<int64_t>& shape,
     empty = empty || size == 0;
   }
   return empty ? 0 : static_cast<uint64_t>(extent);
-}
-
-std::string quoted_name(std::string_view name) {
-  constexpr size_t kLongest = 120;
-  const std::string kept(name.substr(0, kLongest));
-  const std::string text = nlohmann::json(kept).dump(-1, ' ', true, nlohmann::json::error_handler_t::replace);
-  return "'" + text.substr(1, text.size() - 2) + (name.size() > kLongest ? "…'" : "'");
 }
 
 void write_safetensors(const std::filesystem::path& path, const std::vector<TensorBytes>& tensors,

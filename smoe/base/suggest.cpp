@@ -25,6 +25,9 @@ std::string nearest_name(std::string_view name, const std::vector<std::string>& 
   std::string best;
   size_t best_distance = name.size() / 3 + 2;  // further away than this, a suggestion would only confuse
   for (const std::string& candidate : candidates) {
+    const size_t lengths_apart =
+        name.size() > candidate.size() ? name.size() - candidate.size() : candidate.size() - name.size();
+    if (lengths_apart >= best_distance) continue;  // never nearer, and a name in a file may be as long as the file
     const size_t distance = edit_distance(name, candidate);
     if (distance < best_distance) {
       best_distance = distance;

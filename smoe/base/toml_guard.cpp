@@ -93,6 +93,11 @@ class Guard {
 
 std::string guarded_toml(std::string_view text) {
   if (!is_utf8(text)) throw TomlSyntaxError{0, "is not valid UTF-8"};
+  const size_t nul = text.find('\0');
+  if (nul != std::string_view::npos) {
+    throw TomlSyntaxError{static_cast<size_t>(std::count(text.begin(), text.begin() + nul, '\n')) + 1,
+                          "has a NUL byte"};
+  }
   return Guard(text).run();
 }
 

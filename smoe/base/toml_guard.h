@@ -16,8 +16,8 @@ struct TomlSyntaxError {
 /// - Characters beyond ASCII where it looks for blanks, be it by a slip of the text, are undefined behaviour. In strings
 ///   they become escapes; comments are dropped.
 /// - Keys with very many dots exhaust its stack.
-/// Throws TomlSyntaxError for such keys, for other characters beyond ASCII, for what is not UTF-8, and for strings in
-/// three quotes, for which settings have no use.
+/// Throws TomlSyntaxError for such keys, for other characters beyond ASCII, for what is not UTF-8, for NUL bytes, and for
+/// strings in three quotes, for which settings have no use.
 std::string guarded_toml(std::string_view text);
 
 }  // namespace smoe

@@ -7,6 +7,8 @@
 
 #include "smoe/base/error.h"
 #include "smoe/base/file.h"
+#include "smoe/base/json.h"
+#include "smoe/base/quote.h"
 #include "smoe/base/sha256.h"
 
 namespace smoe {
@@ -43,10 +45,10 @@ IndexedCheckpoint read_entry(const nlohmann::ordered_json& index, const char* ke
   IndexedCheckpoint entry{.name = json["name"].get<std::string>()};
   if (json["nll"].is_number()) entry.nll = json["nll"].get<double>();
   if (entry.name.empty()) return entry;
-  require(std::filesystem::path(entry.name).filename() == entry.name && entry.name != "..", source, ": \"", key,
-          "\" names '", entry.name, "', which is not a folder beside it");
-  require(std::filesystem::is_directory(folder / entry.name), source, ": \"", key, "\" names '", entry.name,
-          "', which is missing");
+  require(is_file_name(entry.name), source, ": \"", key, "\" names ", quoted_name(entry.name),
+          ", which is not a folder beside it");
+  require(std::filesystem::is_directory(folder / entry.name), source, ": \"", key, "\" names ", quoted_name(entry.name),
+          ", which is missing");
   return entry;
 }
 
@@ -61,8 +63,8 @@ std::string checkpoint_name(int64_t step) {
 CheckpointIndex read_checkpoint_index(const std::filesystem::path& checkpoints) {
   const std::filesystem::path path = checkpoints / kIndexName;
   require(std::filesystem::exists(path), path.string(), ": no such file; the run has no checkpoint yet");
-  const std::string text = read_file(path);
-  const nlohmann::ordered_json json = nlohmann::ordered_json::parse(text, nullptr, false);
+  const std::string text = read_file(path, kLargestJsonFile);
+  const nlohmann::ordered_json json = parse_json(text, path.string());
   require(json.is_object() && json.value("format", nlohmann::ordered_json()) == "smoe-checkpoints" &&
               json.value("version", nlohmann::ordered_json()) == 1,
           path.string(), ": is not an index of checkpoints, version 1");

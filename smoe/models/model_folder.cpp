@@ -4,6 +4,7 @@
 
 #include "smoe/base/error.h"
 #include "smoe/base/file.h"
+#include "smoe/base/json.h"
 #include "smoe/base/manifest.h"
 #include "smoe/models/checkpoint_index.h"
 
@@ -30,14 +31,8 @@ struct Card {
   }
 };
 
-nlohmann::ordered_json parse_json_file(const std::filesystem::path& path) {
-  nlohmann::ordered_json json = nlohmann::ordered_json::parse(read_file(path), nullptr, /*allow_exceptions=*/false);
-  require(json.is_object(), path.string(), ": is not a JSON object");
-  return json;
-}
-
 Card read_card(const std::filesystem::path& path) {
-  nlohmann::ordered_json json = parse_json_file(path);
+  nlohmann::ordered_json json = read_json_object(path);
   require(json.value("format", nlohmann::ordered_json()) == "smoe", path.string(),
           ": \"format\" is not \"smoe\"; this is not a model that smoe wrote");
   require(json.value("version", nlohmann::ordered_json()) == kVersion, path.string(), ": \"version\" must be ",
@@ -82,7 +77,7 @@ LoadedModel load_model(const std::filesystem::path& checkpoint) {
   loaded.folder = checkpoint;
   loaded.lengths = card.lengths;
   const std::filesystem::path tokenizer = checkpoint / "tokenizer.json";
-  loaded.vocabulary = ByteVocabulary::from_json(parse_json_file(tokenizer), tokenizer.string());
+  loaded.vocabulary = ByteVocabulary::from_json(read_json_object(tokenizer), tokenizer.string());
   require(loaded.vocabulary.size() == card.spec.vocabulary, tokenizer.string(), ": has ", loaded.vocabulary.size(),
           " tokens, config.json says ", card.spec.vocabulary);
   loaded.model = make_model(card.spec, RandomStream(0));

@@ -3,6 +3,7 @@
 #include <nlohmann/json.hpp>
 
 #include "smoe/base/error.h"
+#include "smoe/base/quote.h"
 #include "smoe/study/page_assets.h"
 
 namespace smoe {
@@ -35,14 +36,8 @@ std::string script_json(const nlohmann::ordered_json& json) {
   return out;
 }
 
-/// By way of JSON, which puts something printable in the place of what is not UTF-8.
-std::string printable(const std::string& text) {
-  const nlohmann::json json = text;
-  return nlohmann::json::parse(json.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace)).get<std::string>();
-}
-
 std::string part(std::string_view name, const PageParts& parts, const nlohmann::ordered_json& data) {
-  if (name == "title") return html_text(printable(parts.title));
+  if (name == "title") return html_text(valid_utf8(parts.title));
   if (name == "verb") return std::string(parts.verb);
   if (name == "controls") return std::string(parts.controls);
   if (name == "choice") return std::string(parts.choice);

@@ -9,6 +9,7 @@
 #include "smoe/base/config_values.h"
 #include "smoe/base/error.h"
 #include "smoe/base/file.h"
+#include "smoe/base/json.h"
 
 namespace smoe {
 namespace {
@@ -86,9 +87,9 @@ void for_each_line(const std::filesystem::path& path, Take take) {
   for (int64_t number = 1;; ++number) {
     const size_t end = text.find('\n', begin);
     if (end == std::string::npos) return;
-    const Json json = Json::parse(text.begin() + static_cast<std::ptrdiff_t>(begin),
-                                  text.begin() + static_cast<std::ptrdiff_t>(end), nullptr, false);
-    take(Object(json, concat(path.string(), ":", number)));
+    const std::string where = concat(path.string(), ":", number);
+    const Json json = parse_json<Json>(std::string_view(text).substr(begin, end - begin), where);
+    take(Object(json, where));
     begin = end + 1;
   }
 }
@@ -111,7 +112,8 @@ StepLine read_step_line(const Object& object) {
                 .grad_norm = object.number("grad_norm"),
                 .k = object.optional_integer("k"),
                 .layers = {}};
-  for (const Json& layer : object.array("layers")) line.layers.push_back(read_layer({layer, object.where()}));
+  for (const Json& layer : object.array("layers"))
+    line.layers.push_back(read_layer({layer, object.where() + ": \"layers\""}));
   return line;
 }
 
@@ -191,7 +193,7 @@ std::vector<Evaluation> read_evaluations(const std::filesystem::path& path) {
                           .threads = object.integer("threads"),
                           .rows = {}};
     for (const Json& row : object.array("results")) {
-      evaluation.rows.push_back(read_evaluation_row({row, object.where()}));
+      evaluation.rows.push_back(read_evaluation_row({row, object.where() + ": \"results\""}));
     }
     evaluations.push_back(std::move(evaluation));
   });
@@ -199,7 +201,7 @@ std::vector<Evaluation> read_evaluations(const std::filesystem::path& path) {
 }
 
 void read_recipe(const std::filesystem::path& path, RunRecord& run) {
-  for (const RawSetting& setting : read_settings(read_file(path), path.string())) {
+  for (const RawSetting& setting : read_settings(read_file(path, kLargestToml), path.string())) {
     run.recipe.emplace_back(setting.name, value_text(setting.value));
     if (setting.name != "train.steps") continue;
     const int64_t* steps = std::get_if<int64_t>(&setting.value);
@@ -233,10 +235,7 @@ RunRecord read_run(const std::filesystem::path& path) {
   // Before the logs, so that a checkpoint that is seen has its lines.
   run.checkpoints = read_index(path / "checkpoints");
   const std::filesystem::path environment = path / "environment.json";
-  if (std::filesystem::exists(environment)) {
-    run.environment = nlohmann::ordered_json::parse(read_file(environment), nullptr, false);
-    require(run.environment.is_object(), environment.string(), ": is not a JSON object");
-  }
+  if (std::filesystem::exists(environment)) run.environment = read_json_object(environment);
   read_metrics(path / "metrics.jsonl", run);
   run.timing = read_timing(path / "timing.jsonl");
   run.evaluations = read_evaluations(path / "evaluations.jsonl");

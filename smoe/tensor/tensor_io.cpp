@@ -7,6 +7,7 @@
 #include <unordered_map>
 
 #include "smoe/base/error.h"
+#include "smoe/base/quote.h"
 #include "smoe/base/safetensors.h"
 #include "smoe/base/suggest.h"
 
@@ -71,17 +72,17 @@ void copy_tensors(const NamedTensors& loaded, const NamedTensors& targets, const
   for (const auto& [name, target] : targets) {
     target_names.push_back(name);
     const auto found = by_name.find(name);
-    require(found != by_name.end(), source, ": tensor '", name, "' is missing");
+    require(found != by_name.end(), source, ": tensor ", quoted_name(name), " is missing");
     const at::Tensor& value = found->second;
-    require(value.sizes() == target.sizes(), source, ": tensor '", name, "' has shape ", value.sizes(),
+    require(value.sizes() == target.sizes(), source, ": tensor ", quoted_name(name), " has shape ", value.sizes(),
             ", the model wants ", target.sizes());
-    require(value.scalar_type() == target.scalar_type(), source, ": tensor '", name, "' has dtype ",
+    require(value.scalar_type() == target.scalar_type(), source, ": tensor ", quoted_name(name), " has dtype ",
             value.scalar_type(), ", the model wants ", target.scalar_type());
   }
   if (loaded.size() != targets.size()) {
     const std::unordered_map<std::string, at::Tensor> known(targets.begin(), targets.end());
     for (const auto& [name, value] : loaded) {
-      require(known.count(name) > 0, source, ": tensor '", name, "' is not part of the model",
+      require(known.count(name) > 0, source, ": tensor ", quoted_name(name), " is not part of the model",
               suggest(name, target_names));
     }
   }

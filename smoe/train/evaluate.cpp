@@ -9,7 +9,7 @@
 #include <nlohmann/json.hpp>
 
 #include "smoe/base/error.h"
-#include "smoe/base/file.h"
+#include "smoe/base/json.h"
 #include "smoe/data/batch_stream.h"
 
 namespace smoe {
@@ -75,9 +75,12 @@ EvalResult evaluate(LanguageModel& model, const TokenSequence& text, const EvalL
 RecordedData recorded_data(const std::filesystem::path& checkpoint) {
   const std::filesystem::path path = checkpoint / "trainer.json";
   if (!std::filesystem::exists(path)) return {};
-  const nlohmann::ordered_json json = nlohmann::ordered_json::parse(read_file(path), nullptr, false);
-  if (!json.is_object() || !json.contains("data") || !json["data"].is_object()) return {};
-  return {json["data"].value("path", ""), json["data"].value("sha256", ""), json.value("step", int64_t{0})};
+  const nlohmann::ordered_json json = read_json_object(path);
+  const nlohmann::ordered_json data = json.value("data", nlohmann::ordered_json());
+  const auto is_text = [&](const char* key) { return data.contains(key) && data[key].is_string(); };
+  require(is_text("path") && is_text("sha256") && json.contains("step") && json["step"].is_number_integer(),
+          path.string(), ": has no \"step\", or no \"data\" with \"path\" and \"sha256\"");
+  return {data["path"].get<std::string>(), data["sha256"].get<std::string>(), json["step"].get<int64_t>()};
 }
 
 nlohmann::ordered_json to_json(const EvalResult& result) {

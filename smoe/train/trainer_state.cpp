@@ -3,7 +3,9 @@
 
 #include "smoe/base/error.h"
 #include "smoe/base/file.h"
+#include "smoe/base/json.h"
 #include "smoe/base/manifest.h"
+#include "smoe/base/quote.h"
 #include "smoe/train/trainer.h"
 
 namespace smoe {
@@ -15,6 +17,12 @@ int64_t integer(const nlohmann::ordered_json& json, const char* key, const std::
   const auto found = json.find(key);
   require(found != json.end() && found->is_number_integer(), source, ": \"", key, "\" must be an integer");
   return found->get<int64_t>();
+}
+
+std::string text(const nlohmann::ordered_json& json, const char* key, const std::string& source) {
+  const auto found = json.find(key);
+  require(found != json.end() && found->is_string(), source, ": \"", key, "\" must be a string");
+  return found->get<std::string>();
 }
 
 double number(const nlohmann::ordered_json& json, const char* key, const std::string& source) {
@@ -60,8 +68,8 @@ void Trainer::save(const CheckpointStore::Scores& scores) {
 void Trainer::load(const std::filesystem::path& checkpoint) {
   verify_manifest(checkpoint);
   const std::string source = (checkpoint / "trainer.json").string();
-  const nlohmann::ordered_json json = nlohmann::ordered_json::parse(read_file(source), nullptr, false);
-  require(json.is_object() && json.value("format", nlohmann::ordered_json()) == "smoe-trainer" &&
+  const nlohmann::ordered_json json = read_json_object(source);
+  require(json.value("format", nlohmann::ordered_json()) == "smoe-trainer" &&
               json.value("version", nlohmann::ordered_json()) == 1 && json.contains("stream") &&
               json.contains("data") && json["data"].is_object(),
           source, ": is not a trainer's state, version 1");
@@ -70,8 +78,9 @@ void Trainer::load(const std::filesystem::path& checkpoint) {
   loss_sum_ = number(json, "loss_sum", source);
   loss_count_ = integer(json, "loss_count", source);
   stream_.seek({integer(json["stream"], "offset", source), integer(json["stream"], "epoch", source)});
-  require(json["data"].value("sha256", "") == data_sha256_, files_.path(), ": is not the text that this run was ",
-          "started with (its SHA-256 is ", data_sha256_, ", the run's ", json["data"].value("sha256", ""), ")");
+  const std::string sha256 = text(json["data"], "sha256", source);
+  require(sha256 == data_sha256_, files_.path(), ": is not the text that this run was started with (its SHA-256 is ",
+          data_sha256_, ", the run's ", printable(sha256), ")");
 
   const std::filesystem::path weights = checkpoint / "model.safetensors";
   copy_tensors(load_tensors(weights), named_tensors(*model_), weights.string());

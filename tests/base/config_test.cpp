@@ -8,44 +8,13 @@
 
 #include <nlohmann/json.hpp>
 
+#include "tests/base/small_config.h"
 #include "tests/base/temp_folder.h"
 
 namespace smoe {
 namespace {
 
 using Json = nlohmann::ordered_json;
-
-struct ModelConfig {
-  int64_t layers = 4;
-  std::string kind = "moe";
-  LayerSelection moe_layers = {true, {}};
-  std::vector<int64_t> widths = {1, 2};
-
-  void describe(Fields& fields) {
-    fields.add("layers", &layers, "how many", at_least(1));
-    fields.add("kind", &kind, "dense | moe", one_of({"dense", "moe"}));
-    fields.add("moe_layers", &moe_layers, "which");
-    fields.add("widths", &widths, "of each", at_least(1));
-  }
-};
-
-struct RunConfig {
-  int64_t seed = 1;
-  ModelConfig model;
-  double rate = 2.5e-4;
-  double dropout = 0.0;
-  bool shuffle = true;
-  std::string path = "data";
-
-  void describe(Fields& fields) {
-    fields.add("seed", &seed, "of all draws");
-    fields.table("model", model);
-    fields.add("train.rate", &rate, "at the peak", above(0));
-    fields.add("train.dropout", &dropout, "share", between(0, 1));
-    fields.add("train.shuffle", &shuffle, "order");
-    fields.add("path", &path, "of the data");
-  }
-};
 
 class ConfigTest : public testing::Test {
  protected:
@@ -61,7 +30,7 @@ class ConfigTest : public testing::Test {
     return message_of([&] { from_json(fields_, json, "c.json"); });
   }
 
-  RunConfig config_;
+  SmallConfig config_;
   Fields fields_;
 };
 
@@ -171,6 +140,39 @@ TEST_F(ConfigTest, RefusesWhatIsNoToml) {
   }
 }
 
+TEST_F(ConfigTest, RefusesOneSettingByTwoNames) {
+  EXPECT_EQ(toml_fault("\"model.layers\" = 2\n[model]\nlayers = 3\n"), "x.toml:3: 'model.layers' comes twice");
+  EXPECT_NE(toml_fault("model = {layers = 2, layers = 3}").find("cannot redefine"), std::string::npos);
+  Json json = to_json(fields_);
+  json["model.layers"] = 7;
+  EXPECT_EQ(json_fault(json), "c.json: 'model.layers' comes twice");
+}
+
+TEST_F(ConfigTest, SaysItInOneShortLine) {
+  EXPECT_EQ(toml_fault("\"a\\nb\" = 1"), "x.toml:1: unknown key 'a\\nb'; known tables: model, train");
+  EXPECT_EQ(toml_fault("seed = \"\\u001b[2J\\u009bx\""),
+            "x.toml:1: seed must be an integer, got string \"\\u001B[2J\\u009Bx\"");
+  EXPECT_EQ(toml_fault("model.kind = \"a\\nb\""), "x.toml:1: model.kind: unknown value \"a\\nb\"; known: dense, moe");
+  const std::string mega(1'000'000, 'x');
+  EXPECT_EQ(toml_fault(mega + " = 1"),
+            "x.toml:1: unknown key '" + mega.substr(0, 120) + "…'; known tables: model, train");
+  EXPECT_LT(toml_fault("seed = '" + mega + "'").size(), 200u);
+  EXPECT_LT(toml_fault("model.kind = '" + mega + "'").size(), 200u);
+  EXPECT_LT(toml_fault(mega + " = 1\n" + mega + " = 1").size(), 400u);
+  std::string list = "0";
+  for (int i = 0; i < 100'000; ++i) list += ", 0";
+  EXPECT_LT(toml_fault("model.widths = [" + list + "]").size(), 200u);
+}
+
+TEST_F(ConfigTest, RefusesFilesThatAreNoRecipe) {
+  const TempFolder folder;
+  const std::string path = folder.put("x.toml", std::string(kLargestToml + 1, '#')).string();
+  EXPECT_EQ(message_of([&] { read_toml_file(fields_, path); }),
+            path + ": is larger than such a file can be, which is 1048576 bytes");
+  folder.put("x.toml", std::string(kLargestToml, '#'));
+  EXPECT_NO_THROW(read_toml_file(fields_, path));
+}
+
 TEST_F(ConfigTest, SurvivesWhatBreaksTheParser) {
   for (const char* text : {"[[[1]]]", "[[[]]", "[[=", "seed = 1\n[[[seed"}) {
     EXPECT_EQ(toml_fault(text), "x.toml: is not valid TOML; is each '[[' followed by a name?") << text;
@@ -277,15 +279,15 @@ TEST_F(ConfigTest, WritesToml) {
 }
 
 /// Writes `value` in both formats and reads it back into another configuration.
-void expect_round_trip(const RunConfig& value) {
-  RunConfig written = value, from_text, from_tree;
+void expect_round_trip(const SmallConfig& value) {
+  SmallConfig written = value, from_text, from_tree;
   Fields fields, text_fields, tree_fields;
   written.describe(fields);
   from_text.describe(text_fields);
   from_tree.describe(tree_fields);
   read_toml(text_fields, to_toml(fields), "x.toml");
   from_json(tree_fields, Json::parse(to_json(fields).dump()), "c.json");
-  for (const RunConfig* read : {&from_text, &from_tree}) {
+  for (const SmallConfig* read : {&from_text, &from_tree}) {
     EXPECT_EQ(read->seed, value.seed);
     EXPECT_EQ(read->path, value.path);
     EXPECT_EQ(read->model.layers, value.model.layers);
@@ -304,11 +306,11 @@ TEST(ConfigRoundTrip, IsExact) {
   using Double = std::numeric_limits<double>;
   for (const double rate : {1.0, 0.1, 1.0 / 3.0, 2.5e-4, 1e22, 1e300, 123456789.0, 0x1.fffffffffffffp-1, Double::min(),
                             Double::max(), Double::denorm_min()}) {
-    RunConfig config;
+    SmallConfig config;
     config.rate = rate;
     expect_round_trip(config);
   }
-  RunConfig config;
+  SmallConfig config;
   config.dropout = -0.0;
   config.seed = std::numeric_limits<int64_t>::min();
   config.model.layers = std::numeric_limits<int64_t>::max();

@@ -64,6 +64,16 @@ TEST(ReadFile, NamesWhatCannotBeRead) {
   EXPECT_EQ(message_of([&] { read_file(inside); }), inside + ": cannot be read: Not a directory");
 }
 
+TEST(ReadFile, StopsWhereAFileHasNoEnd) {
+  EXPECT_EQ(message_of([] { read_file("/dev/zero", 1 << 20); }),
+            "/dev/zero: is larger than such a file can be, which is 1048576 bytes");
+  const TempFolder folder;
+  const std::filesystem::path path = folder.put("x", "12345");
+  EXPECT_EQ(read_file(path, 5), "12345");
+  EXPECT_EQ(message_of([&] { read_file(path, 4); }),
+            path.string() + ": is larger than such a file can be, which is 4 bytes");
+}
+
 TEST(MappedFile, GivesEveryByte) {
   const TempFolder folder;
   const MappedFile file(folder.put("x", "some text"));

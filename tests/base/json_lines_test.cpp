@@ -61,12 +61,20 @@ TEST(JsonLines, ContinuesWhereItWasCut) {
 
 TEST(JsonLines, RefusesALogThatIsNone) {
   const TempFolder folder;
-  for (const std::string line : {"", "word", "3", "[1]", "{}", "{\"step\":\"1\"}", "{\"step\":1.5}", "{\"step\":1} x",
-                                 "{\"step\":18446744073709551615}"}) {
+  const std::string no_step = "is not a JSON object with an integer \"step\"";
+  const std::pair<std::string, std::string> cases[] = {{"", "is not JSON at column 1"},
+                                                       {"word", "is not JSON at column 1"},
+                                                       {"3", no_step},
+                                                       {"[1]", no_step},
+                                                       {"{}", no_step},
+                                                       {"{\"step\":\"1\"}", no_step},
+                                                       {"{\"step\":1.5}", no_step},
+                                                       {"{\"step\":1} x", "is not JSON at column 12"},
+                                                       {"{\"step\":1,\"step\":1}", "'step' comes twice in one object"},
+                                                       {"{\"step\":18446744073709551615}", no_step}};
+  for (const auto& [line, fault] : cases) {
     const std::filesystem::path path = folder.put("log", "{\"step\":1}\n" + line + "\n");
-    EXPECT_EQ(message_of([&] { JsonLines lines(path, 3); }),
-              path.string() + ":2: is not a JSON object with an integer \"step\"")
-        << line;
+    EXPECT_EQ(message_of([&] { JsonLines lines(path, 3); }), path.string() + ":2: " + fault) << line;
     EXPECT_EQ(read_file(path), "{\"step\":1}\n" + line + "\n");
   }
 }

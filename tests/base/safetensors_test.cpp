@@ -164,6 +164,7 @@ TEST(Safetensors, RefusesLyingLengths) {
   EXPECT_EQ(fault(file_text("{} x", "")), "x: the header is not valid JSON at its byte 4");
   EXPECT_EQ(fault(file_text("{}{}", "")), "x: the header is not valid JSON at its byte 3");
   EXPECT_EQ(fault(file_text("{\"a\xff\":{}}", "")), "x: the header is not valid JSON at its byte 4");
+  EXPECT_EQ(fault(file_text(std::string("{}\0hidden", 9), "")), "x: the header is not valid JSON at its byte 3");
 }
 
 TEST(Safetensors, RefusesLyingRanges) {
@@ -212,6 +213,8 @@ TEST(Safetensors, RefusesLyingShapesAndDtypes) {
     EXPECT_EQ(header_fault(concat(R"("a":{"dtype":"U8","shape":[)", size, R"(],"data_offsets":[0,0]})"), 0),
               concat("x: 'a': 'shape' must be an array of non-negative 64-bit integers, got ", size));
   }
+  EXPECT_EQ(header_fault(R"("a":{"dtype":"U8","shape":[0.)" + std::string(1000, '1') + "]}", 0),
+            "x: 'a': 'shape' must be an array of non-negative 64-bit integers, got 0." + std::string(118, '1') + "…");
   std::string ones = "1";
   for (int i = 1; i < 64; ++i) ones += ",1";
   const auto of_shape = [](const std::string& shape) {

@@ -95,7 +95,7 @@ TEST_F(Run, BrokenLinesAreRefusedByName) {
     return text.replace(text.find(part), part.size(), instead);
   };
   const std::pair<std::string, std::string> cases[] = {
-      {"{\"step\":5\n", "metrics.jsonl:1: is not a JSON object"},
+      {"{\"step\":5\n", "metrics.jsonl:1: is not JSON at column 10"},
       {one + "[]\n", "metrics.jsonl:2: is not a JSON object"},
       {without("\"loss\"", "\"lost\""), "\"loss\" is missing"},
       {without("\"step\":5", "\"step\":-5"), "\"step\" must be an integer of at least 0"},
@@ -123,7 +123,7 @@ TEST_F(Run, OtherBrokenFilesAreRefusedByName) {
   EXPECT_NE(refusal().find("timing.jsonl:1"), std::string::npos) << refusal();
   put("timing.jsonl", "");
   put("environment.json", "{");
-  EXPECT_NE(refusal().find("environment.json: is not a JSON object"), std::string::npos) << refusal();
+  EXPECT_NE(refusal().find("environment.json: is not JSON at column 2"), std::string::npos) << refusal();
   put("environment.json", "{}");
   put("recipe.toml", "train = [");
   EXPECT_NE(refusal().find("recipe.toml"), std::string::npos) << refusal();

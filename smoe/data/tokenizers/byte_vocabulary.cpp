@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 
 #include "smoe/base/error.h"
+#include "smoe/base/quote.h"
 
 namespace smoe {
 
@@ -39,8 +40,8 @@ ByteVocabulary ByteVocabulary::from_json(const nlohmann::ordered_json& json, con
           source, ": a tokenizer is {\"format\": …, \"bytes\": […]}");
   ByteVocabulary vocabulary;
   vocabulary.format_ = json["format"].get<std::string>();
-  require(vocabulary.format_ == "bytes" || vocabulary.format_ == "enwik8", source, ": tokenizer format '",
-          vocabulary.format_, "' is not known; known: bytes, enwik8");
+  require(vocabulary.format_ == "bytes" || vocabulary.format_ == "enwik8", source, ": tokenizer format ",
+          quoted_name(vocabulary.format_), " is not known; known: bytes, enwik8");
   vocabulary.drops_newlines_ = vocabulary.format_ == "enwik8";
   std::array<bool, 256> seen{};
   for (const auto& entry : json["bytes"]) {
