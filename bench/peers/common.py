@@ -1,10 +1,10 @@
-"""What the comparisons share: torch as it works best here, timing in turns, memory, and how results are written.
+"""What the comparisons share: an environment to compute in, timing in turns, and how results are written.
 
-Import it before torch: the OpenMP runtime reads its wait policy when it loads. Idle threads wait passively unless
-OMP_WAIT_POLICY says otherwise; OMP_WAIT_POLICY=default leaves the choice to the runtime.
+Import it before torch, which it does without: the OpenMP runtime reads its wait policy when it loads. Idle threads wait
+passively unless OMP_WAIT_POLICY says otherwise; OMP_WAIT_POLICY=default leaves the choice to the runtime.
 """
 
-import ctypes
+import importlib.metadata
 import json
 import os
 import pathlib
@@ -16,7 +16,8 @@ import time
 
 SOURCE = pathlib.Path(__file__).resolve().parents[2]
 
-if os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE") == "default":
+WAIT_POLICY = os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+if WAIT_POLICY == "default":
     del os.environ["OMP_WAIT_POLICY"]
 # No library shall work with fewer features of the processor than there are.
 for _name in ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE", "MKL_ENABLE_INSTRUCTIONS", "ONEDNN_MAX_CPU_ISA",
@@ -24,9 +25,7 @@ for _name in ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE", "MKL_ENABLE_INSTRUCTIONS"
     os.environ.pop(_name, None)
 os.environ["HF_HUB_OFFLINE"] = "1"
 
-import torch  # noqa: E402
-
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+DTYPES = ("fp32", "bf16")
 
 
 def built(variable, name):
@@ -35,11 +34,6 @@ def built(variable, name):
     if not path.exists():
         sys.exit(f"{path} is not there: run scripts/build, or set {variable}")
     return str(path)
-
-
-def load_smoe():
-    """Makes torch.ops.smoe."""
-    torch.ops.load_library(built("SMOE_LIBRARY", "libsmoe.so"))
 
 
 def numbers(text):
@@ -81,46 +75,6 @@ def timed(function):
     return time.perf_counter() - start
 
 
-# --- memory ----------------------------------------------------------------------------------------------------------
-
-def saved_bytes(function, besides):
-    """Bytes that what `function` returns keeps for its backward pass, each storage once, without those of `besides`."""
-    known = {tensor.untyped_storage().data_ptr() for tensor in besides}
-    storages = {}
-
-    def note(tensor):
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in known:
-            storages[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        kept = function()  # alive until the storages are counted, so that no address comes twice
-    total = sum(storages.values())
-    del kept
-    return total
-
-
-def memory_status(key):
-    """Bytes that Linux counts for this process: VmRSS resident now, VmHWM at most."""
-    for line in pathlib.Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(key + ":"):
-            return int(line.split()[1]) * 1024
-    raise KeyError(key)
-
-
-def peak_bytes(function):
-    """By how much the resident memory rises at most while `function` runs; None where the system does not tell."""
-    try:
-        ctypes.CDLL(None).malloc_trim(0)
-        pathlib.Path("/proc/self/clear_refs").write_text("5")
-        before = memory_status("VmRSS")
-        function()
-        return max(0, memory_status("VmHWM") - before)
-    except (OSError, KeyError, AttributeError):
-        return None
-
-
 # --- results ---------------------------------------------------------------------------------------------------------
 
 def machine():
@@ -135,8 +89,8 @@ def machine():
         pass
     describe = ["git", "-C", str(SOURCE), "describe", "--always", "--dirty"]
     commit = subprocess.run(describe, capture_output=True, text=True, check=False).stdout.strip()
-    return {"cpu": model, "cpus": len(os.sched_getaffinity(0)), "capability": torch.backends.cpu.get_cpu_capability(),
-            "torch": torch.__version__, "wait_policy": os.environ.get("OMP_WAIT_POLICY", "default"), "commit": commit}
+    return {"cpu": model, "cpus": len(os.sched_getaffinity(0)), "torch": importlib.metadata.version("torch"),
+            "wait_policy": WAIT_POLICY, "commit": commit}
 
 
 class Output:

@@ -121,3 +121,5 @@ def dense_network(weights, x):
 
 # What PyTorch offers.
 IMPLEMENTATIONS = {"loop": loop, "sorted slices": sorted_slices, "grouped_mm": grouped_mm, "all experts": all_experts}
+# Those with shapes that follow from the routing's numbers.
+AS_LONG_AS_ROUTED = ("loop", "sorted slices", "grouped_mm")

@@ -6,17 +6,19 @@ turns. scripts/bench_peers layer runs this with what it needs; --help lists what
 """
 
 import argparse
+import importlib.metadata
 import re
 import sys
 
-import common
+import common  # before torch
 import torch
-import transformers
 
 import experts
 import hf_experts
+import memory
 from experts import Experts, dense_network
 
+TORCH_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 OURS, DENSE = "smoe", "dense, equal FLOPs"
 IMPLEMENTATIONS = {OURS: experts.smoe, **experts.IMPLEMENTATIONS, **hf_experts.IMPLEMENTATIONS}
 
@@ -146,8 +148,8 @@ def measure(case, names, arguments):
     found = {name: {} for name in names}
     for name in names:
         besides = [*case.parameters(name), *case.inputs(name), case.expert]
-        found[name]["activation_bytes"] = common.saved_bytes(lambda: case.forward(name), besides)
-        found[name]["peak_bytes"] = common.peak_bytes(lambda: case.forward_backward(name))
+        found[name]["activation_bytes"] = memory.saved_bytes(lambda: case.forward(name), besides)
+        found[name]["peak_bytes"] = memory.peak_bytes(lambda: case.forward_backward(name))
     for key, run, factor in (("forward", case.time_forward, 1), ("forward_backward", case.time_forward_backward, 3)):
         calls = {name: (lambda name=name: run(name)) for name in names}
         for name, seconds in common.measure_in_turns(calls, arguments.repeat).items():
@@ -174,9 +176,9 @@ def show(found, output):
 
 def main():
     arguments = parse_arguments()
-    common.load_smoe()
+    torch.ops.load_library(common.built("SMOE_LIBRARY", "libsmoe.so"))
     output = common.Output(arguments.output)
-    about = {**common.machine(), "transformers": transformers.__version__}
+    about = {**common.machine(), "transformers": importlib.metadata.version("transformers")}
     output.say(", ".join(f"{key} {value}" for key, value in about.items()))
     output.say("Median and quartiles. kept: what the forward pass keeps for the backward pass, besides x, the routing "
                "and the parameters. peak: by how much resident memory rose, gradients included.")
@@ -184,7 +186,7 @@ def main():
         text = ",".join(f"{letter}{number}" for letter, number in shape.items())
         exact = Case(shape, arguments.activation, torch.float64).forward_backward("loop")
         for dtype in arguments.dtypes:
-            case = Case(shape, arguments.activation, common.DTYPES[dtype])
+            case = Case(shape, arguments.activation, TORCH_DTYPES[dtype])
             skipped = {name: case.reason_to_skip(name, arguments.max_gather) for name in arguments.names}
             skipped.update(check(case, [name for name in arguments.names if not skipped[name]], dtype, exact))
             names = [name for name in arguments.names if not skipped[name]]

@@ -18,7 +18,6 @@ import tempfile
 import tomllib
 
 import common
-import step_check
 
 RECIPE = common.SOURCE / "recipes" / "table1" / "smoe_dropout.toml"
 # The paper's model in a batch for a CPU; its evaluation in the lengths of training.
@@ -59,6 +58,14 @@ def parse_arguments():
     return arguments
 
 
+def start(name, given):
+    """A program of this folder that reads lines and writes lines, with a JSON object as its argument."""
+    path = pathlib.Path(__file__).with_name(name)
+    return subprocess.Popen([sys.executable, "-B", str(path), json.dumps(given)], stdin=subprocess.PIPE,
+                            stdout=subprocess.PIPE, text=True,
+                            env={**os.environ, "OMP_WAIT_POLICY": common.WAIT_POLICY})
+
+
 def toml_value(text):
     try:
         return tomllib.loads(f"x = {text}")["x"]
@@ -92,10 +99,8 @@ class Smoe:
     """smoe bench step, a process for each turn."""
 
     def __init__(self, arguments, dtype, threads):
-        # Through a shell that is there until it ends, since a program's highest memory counts what started it.
-        self.command = ["sh", "-c", '"$@"; exit $?', "sh", common.built("SMOE_BINARY", "smoe"), "bench", "step",
-                        arguments.recipe, *arguments.sets, "--json", "--dtype", dtype, "--threads", str(threads),
-                        "--repeat", str(arguments.repeat)]
+        self.command = [common.built("SMOE_BINARY", "smoe"), "bench", "step", arguments.recipe, *arguments.sets, "--json",
+                        "--dtype", dtype, "--threads", str(threads), "--repeat", str(arguments.repeat)]
 
     def turn(self, k, eval_ks):
         """Tokens a second in training at k and, by k, in evaluation; the most memory of the process in training."""
@@ -125,9 +130,7 @@ class Peer:
         # As smoe bench step evaluates: so many segments beside those that fill the memory.
         self.segments = (train["memory"] + train["segment"] - train["eval_segment"]) // train["eval_segment"] + 8
         given = {"recipe": {**recipe, "train": {**train, "dtype": dtype}}, "variant": name, "threads": threads}
-        program = pathlib.Path(__file__).with_name("step_worker.py")
-        self.process = subprocess.Popen([sys.executable, "-B", str(program), json.dumps(given)], stdin=subprocess.PIPE,
-                                        stdout=subprocess.PIPE, text=True)
+        self.process = start("step_worker.py", given)
 
     def ask(self, **request):
         try:
@@ -218,8 +221,13 @@ def main():
     output.say(", ".join(f"{key} {value}" for key, value in about.items()))
     ways = list(dict.fromkeys(name.partition(" + ")[0] for name in arguments.names if name != OURS)) or WAYS
     with tempfile.TemporaryDirectory(prefix="smoe-peers-") as folder:
-        differences = step_check.check(arguments.recipe, recipe, arguments.sets, folder, ways,
-                                       sorted({1, *arguments.k}), arguments.dtypes)
+        given = {"recipe_path": arguments.recipe, "recipe": recipe, "sets": arguments.sets, "folder": folder, "names": ways,
+                 "ks": sorted({1, *arguments.k}), "dtypes": arguments.dtypes}
+        process = start("step_check.py", given)
+        found, _ = process.communicate()
+    if process.returncode:
+        sys.exit(process.returncode)  # its own words are on stderr
+    differences = json.loads(found)
     for name, by_dtype in differences.items():
         for dtype, (loss, norm) in by_dtype.items():
             output.say(f"{name} in {dtype} finds smoe's losses but for {loss:.1e} nats, its gradients' norms but for "

@@ -1,8 +1,12 @@
+#!/usr/bin/env python3
 """Whether the PyTorch model does the work that smoe does: the same losses from the same weights on the same text.
 
 smoe trains three steps without dropout and keeps its first checkpoint. The PyTorch model goes on from there: the losses
 of the next two steps must be smoe's (the second has gone through gradients, clipping and Adam), so must be the norms of
 their gradients, and the losses that smoe eval finds with the weights of the first.
+
+step.py runs it, in a process of its own, whose memory ends with it: what check() takes is in its argument, a JSON object,
+what check() gives is printed as JSON.
 """
 
 import json
@@ -12,7 +16,7 @@ import random
 import subprocess
 import sys
 
-import common
+import common  # before torch
 import torch
 from safetensors.torch import load_file
 
@@ -108,3 +112,7 @@ def check(recipe_path, recipe, sets, folder, names, ks, dtypes):
                 sys.exit(f"{name} in {dtype} does other work than smoe: losses are off by {differences[0]:.2g} nats, "
                          f"norms of gradients by {differences[1]:.2g} of them")
     return found
+
+
+if __name__ == "__main__":
+    print(json.dumps(check(**json.loads(sys.argv[1]))))

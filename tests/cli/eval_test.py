@@ -36,7 +36,7 @@ class Eval(tool.ToolTest):
 
     def test_keys(self):
         document = self.eval("run", "--k", "all")
-        self.assertEqual(list(document), ["model", "checkpoint", "step", "split", "threads", "data", "results"])
+        self.assertEqual(list(document), ["model", "checkpoint", "step", "split", "threads", "parameters", "data", "results"])
         self.assertEqual(list(document["data"]), ["path", "sha256"])
         self.assertEqual(document["data"]["path"], str(self.folder / "text.txt"))
         self.assertRegex(document["data"]["sha256"], "^[0-9a-f]{64}$")

@@ -18,7 +18,7 @@ def load():
     try:
         import torch
     except ImportError as error:
-        return None, f"this Python has no torch that loads ({error}); scripts/bootstrap --tests completes the one in .venv"
+        return None, f"this Python has no torch that loads ({error}); scripts/bootstrap --tests puts it into .venv"
     linked = os.environ.get("SMOE_TORCH")
     if linked and not os.path.samefile(linked, pathlib.Path(torch.__file__).parent):
         return None, f"the library is built against {linked}, which is not this Python's torch"

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""smoe::moe_mlp from Python, beside the torch of the wheel: values, gradients, what torch.library demands, torch.compile.
+"""smoe::moe_mlp from Python, beside the wheel's torch: values, gradients, what torch.library demands, torch.compile.
 
 Needs torch and what it asks for, which scripts/bootstrap --tests puts into .venv; skipped without it.
 """
@@ -11,7 +11,7 @@ import unittest
 import library
 from library import plain_mixture, relative_error, torch
 
-# ‖error‖ / ‖value‖ against the mixture in fp64 on the same numbers. bf16 rounds the hidden row and the result: 2^-9 each.
+# ‖error‖ / ‖value‖ against the mixture in fp64 on the same numbers. bf16 rounds hidden row and result: 2^-9 each.
 TOLERANCE = {} if torch is None else {torch.float64: 1e-13, torch.float32: 2e-6, torch.bfloat16: 8e-3}
 NAMES = ("x", "weight", "w1", "b1", "w2", "b2")
 
@@ -173,7 +173,7 @@ class Refusals(OperatorTest):
 
 
 class WhatTorchDemands(OperatorTest):
-    """torch.library.opcheck: the schema, autograd's registration, shapes of fake tensors, tracing with dynamic shapes."""
+    """torch.library.opcheck: schema, autograd's registration, shapes of fake tensors, tracing with dynamic shapes."""
 
     def assert_passes(self, operator, arguments):
         result = torch.library.opcheck(operator, tuple(arguments))
@@ -199,7 +199,8 @@ class WhatTorchDemands(OperatorTest):
             *tensors, name = case.arguments(lambda t: t.detach())
             for keep in (False, True):
                 with self.subTest(dtype=dtype, activation=activation, bias=bias, keep=keep):
-                    self.assert_passes(torch.ops.smoe.moe_mlp_forward.default, [*tensors, name, 0.25, 7, keep, reference])
+                    arguments = [*tensors, name, 0.25, 7, keep, reference]
+                    self.assert_passes(torch.ops.smoe.moe_mlp_forward.default, arguments)
             y, hidden = torch.ops.smoe.moe_mlp_forward(*tensors, name, 0.25, 7, True, reference)
             for wanted in ([True, True, True, bias, True, bias], [True, False, True, False, False, False]):
                 with self.subTest(dtype=dtype, activation=activation, bias=bias, wanted=wanted):

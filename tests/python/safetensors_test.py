@@ -22,7 +22,7 @@ try:
     from safetensors.torch import load_file, save_file
     WHY_NOT = None
 except ImportError as error:
-    WHY_NOT = f"this Python has no torch or no safetensors that loads ({error}); scripts/bootstrap --tests puts it into .venv"
+    WHY_NOT = f"this Python has no torch or safetensors that loads ({error}); scripts/bootstrap --tests puts it into .venv"
 
 FORMATS = SOURCE / "tests" / "formats"
 
@@ -54,7 +54,8 @@ class RareTensors(unittest.TestCase):
         for name, tensor in expected.items():
             self.assertEqual((found[name].dtype, found[name].shape), (tensor.dtype, tensor.shape), name)
             if tensor.numel():
-                self.assertTrue(torch.equal(found[name].view(-1).view(torch.uint8), tensor.view(-1).view(torch.uint8)), name)
+                bits, expected_bits = (each.view(-1).view(torch.uint8) for each in (found[name], tensor))
+                self.assertTrue(torch.equal(bits, expected_bits), name)
 
 
 @unittest.skipIf(WHY_NOT, WHY_NOT)
