@@ -74,7 +74,8 @@ void read_default(const RawSetting& setting, const std::filesystem::path& folder
 /// The entry that `setting`, a key below "entry.", belongs to; it is made where it is new.
 CompareEntry& entry_of(const RawSetting& setting, std::string_view key, ComparePlan& plan, const Defaults& defaults) {
   const std::string name(key.substr(0, key.find('.')));
-  require(name.size() < key.size(), setting.where, ": entry.", name, " must be a table: [entry.", name, "]");
+  require(name.size() < key.size(), setting.where, ": entry.", name,
+          " must be a table of at least one line, such as a summary: [entry.", name, "]");
   const auto found = std::find_if(plan.entries.begin(), plan.entries.end(),
                                   [&](const CompareEntry& entry) { return entry.name == name; });
   if (found != plan.entries.end()) return *found;

@@ -1,13 +1,12 @@
 """Markdown tables of what scripts/bench has measured."""
 
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from measured import table  # noqa: E402
+
 MIB = 1 << 20
-
-
-def table(head, rows):
-    """A Markdown table; all columns but the first are numbers."""
-    lines = ["| " + " | ".join(head) + " |", "| --- |" + " ---: |" * (len(head) - 1)]
-    lines += ["| " + " | ".join(row) + " |" for row in rows]
-    return "\n".join(lines)
 
 
 def commands(results):
