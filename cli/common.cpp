@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <charconv>
 #include <cstdio>
+#include <filesystem>
 
 #include "cli/verbs.h"
 #include "smoe/base/build_info.h"
@@ -66,6 +67,34 @@ void warn_of_lookahead(const LanguageModel& model, const std::string& name) {
   const std::optional<RouterTraits> traits = model.router_traits();
   if (!traits || traits->causal) return;
   std::fprintf(stderr, "smoe: warning: the router of %s sees later tokens; its bpc is no prediction's\n", name.c_str());
+}
+
+Recipe read_recipe(const std::string& path, const std::vector<std::string>& set, const std::string& data) {
+  Recipe recipe;
+  const Fields fields = recipe.fields();
+  read_toml_file(fields, path);
+  for (const std::string& assignment : set) set_field(fields, assignment);
+  if (!data.empty()) recipe.data.path = data;
+  if (!recipe.data.path.empty()) recipe.data.path = std::filesystem::absolute(recipe.data.path).lexically_normal();
+  return recipe;
+}
+
+std::vector<int64_t> parse_ks(const std::string& text, int64_t experts) {
+  std::vector<int64_t> ks;
+  if (text.empty()) {
+    for (int64_t k = 1; k < experts; k *= 2) ks.push_back(k);
+    ks.push_back(experts);
+    return ks;
+  }
+  if (text == "all") {
+    for (int64_t k = 1; k <= experts; ++k) ks.push_back(k);
+    return ks;
+  }
+  ks = parse_numbers("--k", text, ", or all");
+  for (const int64_t k : ks) {
+    require(k >= 1 && k <= experts, "--k: ", k, " is outside 1 to ", experts, ", the model's number of experts");
+  }
+  return ks;
 }
 
 std::string version_text() {

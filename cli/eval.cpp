@@ -30,25 +30,6 @@ struct EvalOptions {
   ComputeOptions compute;
 };
 
-/// The numbers of "1,2,4", 1 … E for "all", and the powers of two up to E, and E, where nothing is asked.
-std::vector<int64_t> parse_ks(const std::string& text, int64_t experts) {
-  std::vector<int64_t> ks;
-  if (text.empty()) {
-    for (int64_t k = 1; k < experts; k *= 2) ks.push_back(k);
-    ks.push_back(experts);
-    return ks;
-  }
-  if (text == "all") {
-    for (int64_t k = 1; k <= experts; ++k) ks.push_back(k);
-    return ks;
-  }
-  ks = parse_numbers("--k", text, ", or all");
-  for (const int64_t k : ks) {
-    require(k >= 1 && k <= experts, "--k: ", k, " is outside 1 to ", experts, ", the model's number of experts");
-  }
-  return ks;
-}
-
 /// The numbers of "0.2,0.5"; what the settings say where nothing is asked.
 std::vector<std::optional<double>> parse_dials(const std::string& text) {
   if (text.empty()) return {std::nullopt};
@@ -65,10 +46,12 @@ std::vector<std::optional<double>> parse_dials(const std::string& text) {
   return values;
 }
 
-/// What --k or --dial ask for, whichever the model has.
-std::vector<std::optional<double>> dial_values(const EvalOptions& options, const LanguageModel& model) {
+/// What --k or --dial ask for, whichever the model has; the model's default k, or a table of ks, where neither is given.
+std::vector<std::optional<double>> dial_values(const EvalOptions& options, const LoadedModel& loaded) {
+  const LanguageModel& model = *loaded.model;
   check_dial_options(model, options.model, !options.k.empty(), !options.dial.empty());
   if (model.dial() != Dial::kK) return parse_dials(options.dial);
+  if (options.k.empty() && loaded.default_k > 0) return {static_cast<double>(loaded.default_k)};
   std::vector<std::optional<double>> values;
   for (const int64_t k : parse_ks(options.k, model.spec().moe.experts)) values.emplace_back(static_cast<double>(k));
   return values;
@@ -106,7 +89,7 @@ int eval(const EvalOptions& options) {
   require(options.tokens >= 0, "--tokens must be 0 or more, got ", options.tokens);
   const Split split = parse_split(options.split);
   LoadedModel loaded = load_model(resolve_model(options.model, CheckpointRole::kBestFull));
-  const std::vector<std::optional<double>> dials = dial_values(options, *loaded.model);
+  const std::vector<std::optional<double>> dials = dial_values(options, loaded);
   warn_of_lookahead(*loaded.model, options.model);
 
   const RecordedData recorded = recorded_data(loaded.folder);
@@ -159,7 +142,9 @@ void add_eval(Program& program) {
   verb->add_option("--data", options->data, "text file or folder; default: what the model was trained on")
       ->type_name("FILE|DIR");
   verb->add_option("--split", options->split, "train, valid or test")->capture_default_str()->type_name("NAME");
-  verb->add_option("--k", options->k, "active experts: numbers with commas between them, or all; default 1, 2, 4 … E")
+  verb->add_option("--k", options->k,
+                   "active experts: numbers with commas between them, or all; default the "
+                   "model's own, or 1, 2, 4 … E")
       ->type_name("LIST");
   verb->add_option("--dial", options->dial,
                    "values of the model's dial where that is not k, with commas between them; default: its setting")

@@ -38,7 +38,7 @@ int generate_text(const GenerateArguments& arguments) {
   const int64_t experts = loaded.model->spec().moe.experts;
   check_dial_options(*loaded.model, arguments.model, arguments.k.has_value(), arguments.dial.has_value());
   GenerateOptions options = arguments.generate;
-  options.k = arguments.k.value_or(experts);
+  options.k = arguments.k.value_or(loaded.default_k > 0 ? loaded.default_k : experts);
   require(options.k >= 1 && options.k <= experts, "--k: ", options.k, " is outside 1 to ", experts,
           ", the model's number of experts");
   options.dial = arguments.dial;
@@ -73,7 +73,7 @@ void add_generate(Program& program) {
       ->type_name("MODEL")
       ->required();
   verb->add_option("--prompt", arguments->prompt, "the text to go on from")->type_name("TEXT")->required();
-  verb->add_option("--k", arguments->k, "active experts; default all")->type_name("K");
+  verb->add_option("--k", arguments->k, "active experts; default the model's own, or all")->type_name("K");
   verb->add_option("--dial", arguments->dial, "value of the model's dial where that is not k; default: its setting")
       ->type_name("F");
   verb->add_option("--tokens", options.tokens, "how many bytes to make")->capture_default_str()->type_name("N");

@@ -82,6 +82,8 @@ int run(int argc, char** argv) {
   add_eval(program);
   add_generate(program);
   add_report(program);
+  add_inspect(program);
+  add_slim(program);
   add_compare(program);
   add_settings(program);
   add_bench(program);

@@ -11,6 +11,7 @@
 #include "cli/verbs.h"
 #include "smoe/base/error.h"
 #include "smoe/models/model_folder.h"
+#include "smoe/train/memory_need.h"
 #include "smoe/train/trainer.h"
 
 namespace smoe::cli {
@@ -34,19 +35,23 @@ void stop_gently() {
   ::sigaction(SIGTERM, &action, nullptr);
 }
 
-Recipe read_recipe(const TrainOptions& options) {
-  Recipe recipe;
+Recipe recipe_of(const TrainOptions& options) {
+  Recipe recipe = read_recipe(options.recipe, options.set, options.data);
   const Fields fields = recipe.fields();
-  read_toml_file(fields, options.recipe);
-  for (const std::string& assignment : options.set) set_field(fields, assignment);
-  if (!options.data.empty()) recipe.data.path = options.data;
   if (options.seed) set_field(fields, concat("train.seed=", *options.seed));
   if (options.compute.threads > 0) recipe.train.threads = options.compute.threads;
   if (!options.compute.device.empty()) recipe.train.device = options.compute.device;
   if (!options.dtype.empty()) set_field(fields, "train.dtype=" + options.dtype);
-  if (!recipe.data.path.empty()) recipe.data.path = std::filesystem::absolute(recipe.data.path).lexically_normal();
   recipe.check();
   return recipe;
+}
+
+/// A line of warning where training takes more memory than this process may have. It is an estimate, so training goes on.
+void warn_of_memory(const Recipe& recipe) {
+  const auto model = model_without_values(recipe, ByteVocabulary::bytes().size());
+  const std::optional<MemoryNeed> need = training_memory(*model, recipe);
+  const std::optional<std::string> words = need ? shortage(*need, memory_limit()) : std::nullopt;
+  if (words) std::fprintf(stderr, "smoe: warning: this training %s; smoe inspect shows what for\n", words->c_str());
 }
 
 std::unique_ptr<Trainer> make_trainer(const TrainOptions& options) {
@@ -56,7 +61,9 @@ std::unique_ptr<Trainer> make_trainer(const TrainOptions& options) {
     const std::string out =
         options.out.empty() ? (std::filesystem::path("runs") / std::filesystem::path(options.recipe).stem()).string()
                             : options.out;
-    return start_training(read_recipe(options), out);
+    const Recipe recipe = recipe_of(options);
+    warn_of_memory(recipe);
+    return start_training(recipe, out);
   }
   require(options.recipe.empty() && options.set.empty() && !options.seed && options.out.empty() &&
               options.dtype.empty() && options.compute.device.empty(),
@@ -65,6 +72,7 @@ std::unique_ptr<Trainer> make_trainer(const TrainOptions& options) {
   Recipe recipe = run.recipe();
   if (!options.data.empty()) recipe.data.path = std::filesystem::absolute(options.data).lexically_normal();
   if (options.compute.threads > 0) recipe.train.threads = options.compute.threads;
+  warn_of_memory(recipe);
   return std::make_unique<Trainer>(std::move(run), recipe);
 }
 

@@ -8,6 +8,8 @@
 #include <string>
 #include <vector>
 
+#include "smoe/train/recipe.h"
+
 namespace smoe {
 class LanguageModel;
 }
@@ -25,6 +27,8 @@ void add_eval(Program& program);      // eval.cpp
 void add_generate(Program& program);  // generate.cpp
 void add_settings(Program& program);  // settings.cpp
 void add_report(Program& program);    // report.cpp
+void add_inspect(Program& program);   // inspect.cpp
+void add_slim(Program& program);      // slim.cpp
 void add_compare(Program& program);   // compare.cpp
 void add_bench(Program& program);     // bench.cpp
 void add_list(Program& program);      // list.cpp
@@ -53,6 +57,14 @@ void check_dial_options(const LanguageModel& model, const std::string& name, boo
 
 /// A line on stderr where the model's router sees later tokens, so that its bpc is not that of a model that reads on.
 void warn_of_lookahead(const LanguageModel& model, const std::string& name);
+
+/// The recipe at `path` with each key=value of `set`, and `data` as its text where that is not empty, by its absolute
+/// path. Not checked yet, since a verb may have more to set.
+Recipe read_recipe(const std::string& path, const std::vector<std::string>& set, const std::string& data);
+
+/// The k that a --k asks for: the numbers of "1,2,4", 1 … E for "all", and where the text is empty the powers of two up
+/// to E, and E. Throws UserError for anything else.
+std::vector<int64_t> parse_ks(const std::string& text, int64_t experts);
 
 /// Three lines: smoe, LibTorch, processor and threads.
 std::string version_text();

@@ -76,6 +76,28 @@ void write_manifest(const std::filesystem::path& folder) {
   }
 }
 
+void make_folder_atomic(const std::filesystem::path& folder,
+                        const std::function<void(const std::filesystem::path&)>& fill) {
+  const bool is_free =
+      !std::filesystem::exists(folder) || (std::filesystem::is_directory(folder) && std::filesystem::is_empty(folder));
+  require(is_free, folder.string(), ": is there already");
+  const std::filesystem::path parent = folder.parent_path();
+  const std::filesystem::path temporary = parent / (".saving-" + folder.filename().string());
+  std::filesystem::remove_all(temporary);
+  std::filesystem::create_directory(temporary);
+  try {
+    fill(temporary);
+    write_manifest(temporary);
+    sync_folder(temporary);
+    std::filesystem::rename(temporary, folder);
+  } catch (...) {
+    std::error_code ignored;
+    std::filesystem::remove_all(temporary, ignored);
+    throw;
+  }
+  sync_folder(parent.empty() ? "." : parent);
+}
+
 void verify_manifest(const std::filesystem::path& folder) {
   const std::filesystem::path manifest = folder / kManifestName;
   const Entries listed = from_text(read_file(manifest, kLargestJsonFile), manifest.string());

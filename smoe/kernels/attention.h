@@ -5,6 +5,8 @@
 
 #include <cstdint>
 
+#include "smoe/kernels/pass_memory.h"
+
 namespace smoe {
 
 struct RelativeAttentionInput {
@@ -24,6 +26,15 @@ struct RelativeAttentionInput {
 /// microkernels, fp32 and bf16 go block by block through the cache and keep no [S, L] tensor between forward and
 /// backward; all else, and SMOE_KERNEL=reference, goes through the plain body.
 at::Tensor relative_attention(const RelativeAttentionInput& input);
+
+/// The sizes of a call.
+struct AttentionSizes {
+  int64_t batch, segment, length, heads, head_width;  ///< B, S, L, N, P
+};
+
+/// What a call of such sizes in `type` takes, for the body that this process would choose on a CPU; its inputs, which the
+/// backward pass needs, count as kept. With `training` also the backward pass.
+PassMemory relative_attention_memory(const AttentionSizes& sizes, at::ScalarType type, bool dropout, bool training);
 
 /// The bodies, which agree to rounding: LibTorch's operators and autograd, and the one that works in blocks.
 at::Tensor relative_attention_reference(const RelativeAttentionInput& input);

@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "smoe/kernels/activation.h"
+#include "smoe/kernels/pass_memory.h"
 
 namespace smoe {
 
@@ -27,5 +28,10 @@ struct MlpWeights {
 /// The environment variable SMOE_KERNEL=reference forces the plain body, which every faster one agrees with to rounding.
 at::Tensor moe_mlp(const at::Tensor& x, const at::Tensor& expert, const at::Tensor& weight, const MlpWeights& weights,
                    Activation activation, double dropout_p, uint64_t dropout_key);
+
+/// What such a call with weights of these shapes takes, for T = `tokens` of K = `slots` experts each that spread evenly,
+/// computing in `type`; with `training` also the backward pass. For the body that this process would choose on a CPU.
+PassMemory moe_mlp_memory(const MlpWeights& weights, int64_t tokens, double slots, Activation activation,
+                          at::ScalarType type, bool training);
 
 }  // namespace smoe

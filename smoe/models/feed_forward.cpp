@@ -1,8 +1,5 @@
 #include "smoe/models/feed_forward.h"
 
-#include <ATen/ops/empty.h>
-#include <ATen/ops/zeros.h>
-
 #include "smoe/kernels/dropout.h"
 #include "smoe/kernels/linear.h"
 #include "smoe/tensor/profiled_part.h"
@@ -13,12 +10,10 @@ FeedForward::FeedForward(int64_t width, int64_t hidden, Activation activation, d
                          const RandomStream& random)
     : activation_(activation) {
   const int64_t rows = is_gated(activation) ? 2 * hidden : hidden;
-  w1_ = register_parameter("w1", at::empty({rows, width}));
-  b1_ = register_parameter("b1", at::zeros({rows}));
-  w2_ = register_parameter("w2", at::empty({width, hidden}));
-  b2_ = register_parameter("b2", at::zeros({width}));
-  random.at("w1").fill_normal(w1_, 0, init_std);
-  random.at("w2").fill_normal(w2_, 0, init_std);
+  w1_ = register_parameter("w1", random.at("w1").normal({rows, width}, 0, init_std));
+  b1_ = register_parameter("b1", random.zeros({rows}));
+  w2_ = register_parameter("w2", random.at("w2").normal({width, hidden}, 0, init_std));
+  b2_ = register_parameter("b2", random.zeros({width}));
 }
 
 at::Tensor FeedForward::forward(const at::Tensor& x, double dropout_p, uint64_t dropout_key, Precision precision) {

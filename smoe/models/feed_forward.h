@@ -4,6 +4,7 @@
 #include <torch/nn/module.h>
 
 #include "smoe/kernels/activation.h"
+#include "smoe/kernels/pass_memory.h"
 #include "smoe/tensor/precision.h"
 #include "smoe/tensor/random_stream.h"
 
@@ -19,6 +20,8 @@ class FeedForward : public torch::nn::Module {
 
   int64_t flops_per_token() const { return 2 * (w1_.numel() + w2_.numel()); }
   int64_t parameter_count() const { return w1_.numel() + w2_.numel() + b1_.numel() + b2_.numel(); }
+  /// What a forward of `tokens` tokens takes, with `training` its backward pass too.
+  PassMemory pass_memory(int64_t tokens, bool dropout, Precision precision, bool training) const;
 
  private:
   Activation activation_;

@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "smoe/kernels/pass_memory.h"
 #include "smoe/models/config.h"
 #include "smoe/moe/router.h"
 #include "smoe/moe/stats_book.h"
@@ -65,6 +66,10 @@ class LanguageModel : public torch::nn::Module {
 
   /// Parameters that a token with `active` experts touches.
   virtual double active_parameters(double active) const = 0;
+
+  /// What a forward at these lengths with `active` experts a token takes, with `training` its backward pass too. The
+  /// memory of past tokens is not part of it.
+  virtual PassMemory pass_memory(const Lengths& lengths, double active, bool training) const = 0;
 
   /// The mixtures of the model, from the lowest layer to the highest; none in a dense one.
   virtual std::vector<MoeLayer*> mixtures() const = 0;

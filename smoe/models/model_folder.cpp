@@ -13,25 +13,30 @@ namespace {
 
 constexpr int kVersion = 1;
 
-/// The fields of config.json: the recipe's tables [model] and [moe], the vocabulary's size, and the lengths.
-struct Card {
-  ModelSpec spec;
-  ModelLengths lengths;
+void check_default_k(const ModelCard& card, const std::string& source) {
+  if (card.default_k == 0) return;
+  const ModelSpec& spec = card.spec;
+  require(spec.has_moe(), source, ": default_k = ", card.default_k, ", but a dense model has no k");
+  require(find_router_kind(spec.moe.router).traits.dial == Dial::kK, source, ": default_k = ", card.default_k,
+          ", but the router '", spec.moe.router, "' has no k");
+  require(card.default_k <= spec.moe.experts, source, ": default_k = ", card.default_k, " is larger than ",
+          spec.moe.experts, ", the model's number of experts");
+}
 
-  void describe(Fields& fields) {
-    fields.table("model", spec.model);
-    fields.table("moe", spec.moe);
-    fields.add("vocabulary", &spec.vocabulary, "number of token ids", at_least(1));
-    fields.table("lengths", lengths);
-  }
-  Fields fields() {
-    Fields all;
-    describe(all);
-    return all;
-  }
-};
+}  // namespace
 
-Card read_card(const std::filesystem::path& path) {
+Fields ModelCard::fields() {
+  Fields all;
+  all.table("model", spec.model);
+  all.table("moe", spec.moe);
+  all.add("vocabulary", &spec.vocabulary, "number of token ids", at_least(1));
+  all.table("lengths", lengths);
+  all.add("default_k", &default_k, "active experts where nobody names a number; 0: all", at_least(0));
+  return all;
+}
+
+ModelCard read_model_card(const std::filesystem::path& checkpoint) {
+  const std::filesystem::path path = checkpoint / "config.json";
   nlohmann::ordered_json json = read_json_object(path);
   require(json.value("format", nlohmann::ordered_json()) == "smoe", path.string(),
           ": \"format\" is not \"smoe\"; this is not a model that smoe wrote");
@@ -39,13 +44,13 @@ Card read_card(const std::filesystem::path& path) {
           kVersion, "; a newer smoe may have written it");
   json.erase("format");
   json.erase("version");
-  Card card;
+  if (!json.contains("default_k")) json["default_k"] = 0;  // most have none
+  ModelCard card;
   from_json(card.fields(), json, path.string());
   card.spec.check();
+  check_default_k(card, path.string());
   return card;
 }
-
-}  // namespace
 
 void ModelLengths::describe(Fields& fields) {
   fields.add("memory", &memory, "past tokens a query sees in generation", at_least(0));
@@ -61,10 +66,12 @@ NamedTensors named_tensors(const torch::nn::Module& model) {
 }
 
 void save_model(const std::filesystem::path& folder, LanguageModel& model, const ByteVocabulary& vocabulary,
-                const ModelLengths& lengths) {
-  Card card{model.spec(), lengths};
+                const ModelLengths& lengths, int64_t default_k) {
+  ModelCard card{model.spec(), lengths, default_k};
+  check_default_k(card, folder.string());
   nlohmann::ordered_json config{{"format", "smoe"}, {"version", kVersion}};
   config.update(to_json(card.fields()));
+  if (default_k == 0) config.erase("default_k");
   write_file_atomic(folder / "config.json", config.dump(2) + "\n");
   write_file_atomic(folder / "tokenizer.json", vocabulary.to_json().dump() + "\n");
   save_tensors(folder / "model.safetensors", named_tensors(model), {{"format", "smoe"}});
@@ -72,10 +79,11 @@ void save_model(const std::filesystem::path& folder, LanguageModel& model, const
 
 LoadedModel load_model(const std::filesystem::path& checkpoint) {
   verify_manifest(checkpoint);
-  Card card = read_card(checkpoint / "config.json");
+  const ModelCard card = read_model_card(checkpoint);
   LoadedModel loaded;
   loaded.folder = checkpoint;
   loaded.lengths = card.lengths;
+  loaded.default_k = card.default_k;
   const std::filesystem::path tokenizer = checkpoint / "tokenizer.json";
   loaded.vocabulary = ByteVocabulary::from_json(read_json_object(tokenizer), tokenizer.string());
   require(loaded.vocabulary.size() == card.spec.vocabulary, tokenizer.string(), ": has ", loaded.vocabulary.size(),

@@ -23,20 +23,35 @@ struct ModelLengths {
   void describe(Fields& fields);
 };
 
+/// A checkpoint's config.json: the recipe's tables [model] and [moe], the vocabulary's size, the lengths, and the k that
+/// is meant where nobody names one.
+struct ModelCard {
+  ModelSpec spec;
+  ModelLengths lengths;
+  int64_t default_k = 0;  ///< 0: the model has none, and every expert is meant
+
+  Fields fields();
+};
+
+/// Reads config.json of a checkpoint; throws UserError naming the file and what is wrong in it.
+ModelCard read_model_card(const std::filesystem::path& checkpoint);
+
 /// A model read from disk.
 struct LoadedModel {
   std::shared_ptr<LanguageModel> model;
   ByteVocabulary vocabulary;
   ModelLengths lengths;
+  int64_t default_k = 0;         ///< as in ModelCard
   std::filesystem::path folder;  ///< the checkpoint's
 };
 
 /// Which checkpoint a run stands for.
 enum class CheckpointRole { kBestFull, kBestSmall, kLast };
 
-/// Writes config.json, tokenizer.json and model.safetensors into `folder`.
+/// Writes config.json, tokenizer.json and model.safetensors into `folder`. Throws UserError for a default k that the model
+/// does not have.
 void save_model(const std::filesystem::path& folder, LanguageModel& model, const ByteVocabulary& vocabulary,
-                const ModelLengths& lengths);
+                const ModelLengths& lengths, int64_t default_k = 0);
 
 /// Reads a checkpoint folder after checking it against its manifest. Throws UserError naming the file that is wrong.
 LoadedModel load_model(const std::filesystem::path& checkpoint);

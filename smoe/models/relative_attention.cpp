@@ -2,7 +2,6 @@
 
 #include <ATen/ops/arange.h>
 #include <ATen/ops/cat.h>
-#include <ATen/ops/empty.h>
 
 #include <cmath>
 
@@ -24,12 +23,9 @@ RelativeAttention::RelativeAttention(int64_t width, int64_t heads, int64_t head_
                                      const RandomStream& random)
     : heads_(heads), head_width_(head_width) {
   const int64_t inner = heads * head_width;
-  qkv_ = register_parameter("qkv", at::empty({3 * inner, width}));
-  position_ = register_parameter("position", at::empty({inner, width}));
-  output_ = register_parameter("output", at::empty({width, inner}));
-  random.at("qkv").fill_normal(qkv_, 0, init_std);
-  random.at("position").fill_normal(position_, 0, init_std);
-  random.at("output").fill_normal(output_, 0, init_std);
+  qkv_ = register_parameter("qkv", random.at("qkv").normal({3 * inner, width}, 0, init_std));
+  position_ = register_parameter("position", random.at("position").normal({inner, width}, 0, init_std));
+  output_ = register_parameter("output", random.at("output").normal({width, inner}, 0, init_std));
 }
 
 at::Tensor RelativeAttention::forward(const at::Tensor& x, const AttentionInput& input) {

@@ -3,6 +3,7 @@
 
 #include <torch/nn/module.h>
 
+#include "smoe/kernels/pass_memory.h"
 #include "smoe/tensor/precision.h"
 #include "smoe/tensor/random_stream.h"
 
@@ -28,6 +29,10 @@ class RelativeAttention : public torch::nn::Module {
 
   /// x [B, S, D] → [B, S, D].
   at::Tensor forward(const at::Tensor& x, const AttentionInput& input);
+
+  /// What a forward with B = `batch`, S = `segment`, M = `memory` takes, with `training` its backward pass too.
+  PassMemory pass_memory(int64_t batch, int64_t segment, int64_t memory, bool dropout, Precision precision,
+                         bool training) const;
 
  private:
   int64_t heads_, head_width_;

@@ -5,7 +5,6 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/layer_norm.h>
 #include <ATen/ops/ones.h>
-#include <ATen/ops/zeros.h>
 
 #include <algorithm>
 #include <cmath>
@@ -30,12 +29,15 @@ at::Tensor remember(const at::Tensor& memory, const at::Tensor& inputs, int64_t 
 }  // namespace
 
 TransformerXlBlock::TransformerXlBlock(const ModelSpec& spec, bool is_moe, const RandomStream& random)
-    : dropout_(spec.model.dropout) {
+    : dropout_(spec.model.dropout), attention_dropout_(spec.model.attention_dropout) {
   const ModelConfig& m = spec.model;
   attention_ = register_module("attention", std::make_shared<RelativeAttention>(m.width, m.heads, m.head_width,
                                                                                 m.init_std, random.at("attention")));
-  attention_gain_ = register_parameter("attention_norm_gain", at::empty({m.width}));
-  attention_bias_ = register_parameter("attention_norm_bias", at::zeros({m.width}));
+  const auto gain = [&](const char* name) {
+    return register_parameter(name, random.at(name).normal({m.width}, 1, m.init_std));
+  };
+  attention_gain_ = gain("attention_norm_gain");
+  attention_bias_ = register_parameter("attention_norm_bias", random.zeros({m.width}));
   if (is_moe) {
     moe_ = register_module("moe", std::make_shared<MoeLayer>(spec.moe, m.width, m.init_std, random.at("moe")));
   } else {
@@ -43,10 +45,8 @@ TransformerXlBlock::TransformerXlBlock(const ModelSpec& spec, bool is_moe, const
     ffn_ = register_module(
         "ffn", std::make_shared<FeedForward>(m.width, m.ffn_width, activation, m.init_std, random.at("ffn")));
   }
-  output_gain_ = register_parameter("output_norm_gain", at::empty({m.width}));
-  output_bias_ = register_parameter("output_norm_bias", at::zeros({m.width}));
-  random.at("attention_norm_gain").fill_normal(attention_gain_, 1, m.init_std);
-  random.at("output_norm_gain").fill_normal(output_gain_, 1, m.init_std);
+  output_gain_ = gain("output_norm_gain");
+  output_bias_ = register_parameter("output_norm_bias", random.zeros({m.width}));
 }
 
 at::Tensor TransformerXlBlock::normalize(const at::Tensor& x, const at::Tensor& gain, const at::Tensor& bias) const {
@@ -86,13 +86,13 @@ TransformerXlBlock::Result TransformerXlBlock::forward(const at::Tensor& x, cons
 
 TransformerXl::TransformerXl(const ModelSpec& spec, const RandomStream& random) : LanguageModel(spec) {
   const ModelConfig& m = spec.model;
-  embedding_ = register_parameter("embedding", at::empty({spec.vocabulary, m.width}));
-  output_bias_ = register_parameter("output_bias", at::zeros({spec.vocabulary}));
-  content_bias_ = register_parameter("content_bias", at::empty({m.heads, m.head_width}));
-  position_bias_ = register_parameter("position_bias", at::empty({m.heads, m.head_width}));
-  random.at("embedding").fill_normal(embedding_, 0, m.init_std);
-  random.at("content_bias").fill_normal(content_bias_, 0, m.init_std);
-  random.at("position_bias").fill_normal(position_bias_, 0, m.init_std);
+  const auto drawn = [&](const char* name, at::IntArrayRef sizes) {
+    return register_parameter(name, random.at(name).normal(sizes, 0, m.init_std));
+  };
+  embedding_ = drawn("embedding", {spec.vocabulary, m.width});
+  output_bias_ = register_parameter("output_bias", random.zeros({spec.vocabulary}));
+  content_bias_ = drawn("content_bias", {m.heads, m.head_width});
+  position_bias_ = drawn("position_bias", {m.heads, m.head_width});
   const auto layers = register_module("layers", std::make_shared<torch::nn::Module>());
   for (int64_t layer = 0; layer < m.layers; ++layer) {
     blocks_.push_back(

@@ -28,11 +28,13 @@ class TransformerXlBlock : public torch::nn::Module {
   MoeLayer* moe() { return moe_.get(); }
   const MoeLayer* moe() const { return moe_.get(); }
   const FeedForward* ffn() const { return ffn_.get(); }
+  /// As LanguageModel::pass_memory, of this block.
+  PassMemory pass_memory(const Lengths& lengths, double active, Precision precision, bool training) const;
 
  private:
   at::Tensor normalize(const at::Tensor& x, const at::Tensor& gain, const at::Tensor& bias) const;
 
-  double dropout_;
+  double dropout_, attention_dropout_;
   std::shared_ptr<RelativeAttention> attention_;
   std::shared_ptr<MoeLayer> moe_;
   std::shared_ptr<FeedForward> ffn_;
@@ -50,6 +52,7 @@ class TransformerXl : public LanguageModel {
   Memory empty_memory(int64_t batch) const override;
   double flops_per_token(const Lengths& lengths, double active) const override;
   double active_parameters(double active) const override;
+  PassMemory pass_memory(const Lengths& lengths, double active, bool training) const override;
   std::vector<MoeLayer*> mixtures() const override;
 
   const std::vector<std::shared_ptr<TransformerXlBlock>>& blocks() const { return blocks_; }

@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "smoe/kernels/pass_memory.h"
 #include "smoe/moe/config.h"
 #include "smoe/moe/routing.h"
 #include "smoe/tensor/precision.h"
@@ -33,6 +34,9 @@ class ExpertGroup : public torch::nn::Module {
   virtual int64_t flops_per_row() const = 0;
   /// Parameters of one expert.
   virtual int64_t parameters_per_expert() const = 0;
+  /// What mix() of `tokens` tokens takes that take `slots` of these experts each, spread evenly; with `training` its
+  /// backward pass too.
+  virtual PassMemory pass_memory(int64_t tokens, double slots, Precision precision, bool training) const = 0;
 };
 
 /// The routed experts of a layer; expert ids run through the groups in order.

@@ -76,4 +76,17 @@ double MoeLayer::active_parameters(double active) const {
   return count;
 }
 
+PassMemory MoeLayer::pass_memory(int64_t tokens, double active, Precision precision, bool training) const {
+  // The router: ids (as they are selected, and as int32) and weights for the backward pass; logits and probabilities.
+  const auto T = static_cast<double>(tokens), all = static_cast<double>(experts_->size());
+  PassMemory memory{.kept = training ? 16 * T * active : 0, .passing = 8 * T * all, .packed = 0};
+  for (const auto& group : experts_->groups()) {
+    memory += group->pass_memory(tokens, active * static_cast<double>(group->size()) / all, precision, training);
+  }
+  if (shared_ != nullptr) {
+    memory += shared_->pass_memory(tokens, static_cast<double>(shared_->size()), precision, training);
+  }
+  return memory;
+}
+
 }  // namespace smoe

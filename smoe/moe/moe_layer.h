@@ -41,6 +41,8 @@ class MoeLayer : public torch::nn::Module {
   double flops_per_token(double active) const;
   /// Parameters that a token with `active` routed experts touches.
   double active_parameters(double active) const;
+  /// What a forward of `tokens` tokens takes, with `training` its backward pass too.
+  PassMemory pass_memory(int64_t tokens, double active, Precision precision, bool training) const;
 
  private:
   at::Tensor shared_output(const at::Tensor& x, const MixOptions& options);

@@ -13,8 +13,12 @@ Precision parse_precision(const std::string& name) {
   throw UserError("dtype '" + name + "' is not known" + suggest(name, {"fp32", "bf16"}));
 }
 
+at::ScalarType compute_type(at::ScalarType type, Precision precision) {
+  return precision == Precision::kBf16 ? at::kBFloat16 : type;
+}
+
 at::Tensor to_compute(const at::Tensor& x, Precision precision) {
-  return precision == Precision::kBf16 ? x.to(at::kBFloat16) : x;
+  return x.to(compute_type(x.scalar_type(), precision));
 }
 
 at::Tensor matmul(const at::Tensor& a, const at::Tensor& b, Precision precision) {

@@ -14,6 +14,9 @@ enum class Precision { kFull, kBf16 };
 /// "fp32" or "bf16"; throws UserError for anything else.
 Precision parse_precision(const std::string& name);
 
+/// The dtype of a product's operands, of parameters of dtype `type`.
+at::ScalarType compute_type(at::ScalarType type, Precision precision);
+
 /// The operand as the product wants it.
 at::Tensor to_compute(const at::Tensor& x, Precision precision);
 

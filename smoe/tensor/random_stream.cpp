@@ -4,15 +4,28 @@
 #include <ATen/Parallel.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/zeros.h>
 
 #include <algorithm>
 
 namespace smoe {
 
+RandomStream RandomStream::without_values() { return RandomStream(0, /*has_values=*/false); }
+
 RandomStream RandomStream::at(std::string_view name) const {
   uint64_t hash = 0xcbf29ce484222325u;  // FNV-1a: names only need to be told apart, philox does the mixing
   for (const char c : name) hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001b3u;
   return at(hash);
+}
+
+at::Tensor RandomStream::normal(at::IntArrayRef sizes, double mean, double deviation) const {
+  at::Tensor out = at::empty(sizes, at::device(has_values_ ? at::kCPU : at::kMeta));
+  if (has_values_) fill_normal(out, mean, deviation);
+  return out;
+}
+
+at::Tensor RandomStream::zeros(at::IntArrayRef sizes) const {
+  return at::zeros(sizes, at::device(has_values_ ? at::kCPU : at::kMeta));
 }
 
 void RandomStream::fill_normal(const at::Tensor& out, double mean, double deviation) const {

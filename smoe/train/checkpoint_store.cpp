@@ -4,7 +4,6 @@
 #include <vector>
 
 #include "smoe/base/error.h"
-#include "smoe/base/file.h"
 #include "smoe/base/manifest.h"
 
 namespace smoe {
@@ -39,20 +38,7 @@ void CheckpointStore::save(int64_t step, const Scores& scores,
                            const std::function<void(const std::filesystem::path&)>& write) {
   const std::string name = checkpoint_name(step);
   if (index_.last.name == name) return;  // nothing has happened since it was saved
-  const std::filesystem::path temporary = folder_ / (".saving-" + name);
-  std::filesystem::remove_all(temporary);
-  std::filesystem::create_directory(temporary);
-  try {
-    write(temporary);
-    write_manifest(temporary);
-    sync_folder(temporary);
-    std::filesystem::rename(temporary, folder_ / name);
-  } catch (...) {
-    std::error_code ignored;
-    std::filesystem::remove_all(temporary, ignored);
-    throw;
-  }
-  sync_folder(folder_);
+  make_folder_atomic(folder_ / name, write);
   CheckpointIndex next = index_;
   next.last = {.name = name};
   if (scores.full && *scores.full < next.best_full.nll) next.best_full = {name, *scores.full};

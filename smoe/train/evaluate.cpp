@@ -13,6 +13,23 @@
 #include "smoe/data/batch_stream.h"
 
 namespace smoe {
+namespace {
+
+/// What says how a checkpoint came about: its trainer.json, or the slim.json of a model that was made smaller.
+struct Record {
+  std::filesystem::path path;
+  nlohmann::ordered_json json;
+};
+
+std::optional<Record> read_record(const std::filesystem::path& checkpoint) {
+  for (const char* name : {"trainer.json", "slim.json"}) {
+    const std::filesystem::path path = checkpoint / name;
+    if (std::filesystem::exists(path)) return Record{path, read_json_object(path)};
+  }
+  return std::nullopt;
+}
+
+}  // namespace
 
 EvalLengths eval_lengths(const TrainConfig& train) {
   return {.batch = train.eval_batch,
@@ -22,7 +39,7 @@ EvalLengths eval_lengths(const TrainConfig& train) {
 }
 
 EvalResult evaluate(LanguageModel& model, const TokenSequence& text, const EvalLengths& lengths,
-                    std::optional<double> dial, const std::string& source) {
+                    std::optional<double> dial, const std::string& source, StatsBook* given_book) {
   const at::NoGradGuard no_grad;
   require(text.size() >= 2, source, " has ", text.size(),
           " tokens; an evaluation predicts at least one, from one before it");
@@ -38,7 +55,8 @@ EvalResult evaluate(LanguageModel& model, const TokenSequence& text, const EvalL
   if (result.dial != Dial::kNone) result.value = dial;
   const bool dial_is_k = result.dial == Dial::kK;
   Memory memory = model.empty_memory(streams);
-  StatsBook book(StatsBook::Detail::kCounts);
+  StatsBook own_book(StatsBook::Detail::kCounts);
+  StatsBook& book = given_book != nullptr ? *given_book : own_book;
   double nll = 0;
   int64_t tokens = 0;
   const auto start = std::chrono::steady_clock::now();
@@ -73,14 +91,22 @@ EvalResult evaluate(LanguageModel& model, const TokenSequence& text, const EvalL
 }
 
 RecordedData recorded_data(const std::filesystem::path& checkpoint) {
-  const std::filesystem::path path = checkpoint / "trainer.json";
-  if (!std::filesystem::exists(path)) return {};
-  const nlohmann::ordered_json json = read_json_object(path);
+  const std::optional<Record> record = read_record(checkpoint);
+  if (!record) return {};
+  const nlohmann::ordered_json& json = record->json;
   const nlohmann::ordered_json data = json.value("data", nlohmann::ordered_json());
   const auto is_text = [&](const char* key) { return data.contains(key) && data[key].is_string(); };
   require(is_text("path") && is_text("sha256") && json.contains("step") && json["step"].is_number_integer(),
-          path.string(), ": has no \"step\", or no \"data\" with \"path\" and \"sha256\"");
+          record->path.string(), ": has no \"step\", or no \"data\" with \"path\" and \"sha256\"");
   return {data["path"].get<std::string>(), data["sha256"].get<std::string>(), json["step"].get<int64_t>()};
+}
+
+std::optional<Recipe> recorded_recipe(const std::filesystem::path& checkpoint) {
+  const std::optional<Record> record = read_record(checkpoint);
+  if (!record || !record->json.contains("recipe")) return std::nullopt;
+  Recipe recipe;
+  from_json(recipe.fields(), record->json["recipe"], record->path.string() + ": its recipe");
+  return recipe;
 }
 
 nlohmann::ordered_json to_json(const EvalResult& result) {

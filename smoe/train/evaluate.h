@@ -41,16 +41,22 @@ struct EvalResult {
 /// Reads the text in order in contiguous streams, memory empty at the start, at the value `dial` of the model's dial: k
 /// active experts, a threshold …; unset: every expert where the dial is k, else what the router's settings say. `source`
 /// names the text in messages. Fewer streams are used where the text is too short; a router that is random at evaluation
-/// draws the same at every evaluation. Throws UserError for fewer than two tokens.
+/// draws the same at every evaluation. `book` gets the routing's statistics where it is not null. Throws UserError for
+/// fewer than two tokens.
 EvalResult evaluate(LanguageModel& model, const TokenSequence& text, const EvalLengths& lengths,
-                    std::optional<double> dial, const std::string& source);
+                    std::optional<double> dial, const std::string& source, StatsBook* book = nullptr);
 
-/// The text that a checkpoint was trained on and its step, as its trainer.json says; empty and 0 where it does not.
+/// The text that a checkpoint was trained on and its step, as its trainer.json says, or the slim.json of a model that was
+/// made smaller; empty and 0 where there is neither.
 struct RecordedData {
   std::string path, sha256;
   int64_t step = 0;
 };
 RecordedData recorded_data(const std::filesystem::path& checkpoint);
+
+/// The recipe that a checkpoint was trained by, from the same files; nothing where it is not told. Throws UserError where
+/// what is there is no recipe.
+std::optional<Recipe> recorded_recipe(const std::filesystem::path& checkpoint);
 
 /// One entry of the "results" of smoe eval --json.
 nlohmann::ordered_json to_json(const EvalResult& result);

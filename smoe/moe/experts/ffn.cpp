@@ -1,9 +1,6 @@
 // ffn: experts with two matrices, E(x) = W2 · drop(act(W1 x + b1)) + b2.
 // W1 [E, H, D], b1 [E, H], W2 [E, D, H], b2 [E, D]; W ~ Normal(0, std²), b = 0. With a gated activation W1 is [E, 2 H, D],
 // gate rows first, and b1 [E, 2 H].
-#include <ATen/ops/empty.h>
-#include <ATen/ops/zeros.h>
-
 #include "smoe/kernels/moe_mlp.h"
 #include "smoe/moe/experts/kinds.h"
 
@@ -15,12 +12,10 @@ class FfnExperts : public ExpertGroup {
   FfnExperts(const MoeConfig& config, int64_t count, int64_t width, double init_std, const RandomStream& random)
       : activation_(parse_activation(config.activation)) {
     const int64_t hidden = config.expert_width, rows = is_gated(activation_) ? 2 * hidden : hidden;
-    weights_.w1 = register_parameter("w1", at::empty({count, rows, width}));
-    weights_.b1 = register_parameter("b1", at::zeros({count, rows}));
-    weights_.w2 = register_parameter("w2", at::empty({count, width, hidden}));
-    weights_.b2 = register_parameter("b2", at::zeros({count, width}));
-    random.at("w1").fill_normal(weights_.w1, 0, init_std);
-    random.at("w2").fill_normal(weights_.w2, 0, init_std);
+    weights_.w1 = register_parameter("w1", random.at("w1").normal({count, rows, width}, 0, init_std));
+    weights_.b1 = register_parameter("b1", random.zeros({count, rows}));
+    weights_.w2 = register_parameter("w2", random.at("w2").normal({count, width, hidden}, 0, init_std));
+    weights_.b2 = register_parameter("b2", random.zeros({count, width}));
   }
 
   int64_t size() const override { return weights_.w1.size(0); }
@@ -34,6 +29,11 @@ class FfnExperts : public ExpertGroup {
 
   int64_t parameters_per_expert() const override {
     return (weights_.w1.numel() + weights_.b1.numel() + weights_.w2.numel() + weights_.b2.numel()) / size();
+  }
+
+  PassMemory pass_memory(int64_t tokens, double slots, Precision precision, bool training) const override {
+    return moe_mlp_memory(weights_, tokens, slots, activation_, compute_type(weights_.w1.scalar_type(), precision),
+                          training);
   }
 
  private:

@@ -5,8 +5,6 @@
 // The experts at k are among those at k + 1. Every layer draws a function of its own. The published code of SMoE-Dropout
 // hashes the row of the flattened batch instead, so that training and evaluation have unrelated functions; what can be
 // kept of that idea, the position in the sequence, is `by = "position"`. No input but ids; ids [T] → expert [T, K].
-#include <ATen/ops/empty.h>
-
 #include <cmath>
 
 #include "smoe/base/error.h"
@@ -25,7 +23,7 @@ class HashRouter : public Router {
       : settings_(config.routers.hash), experts_(config.experts) {
     // The key is a parameter, so that a checkpoint keeps it: two whole numbers of 24 bits.
     const uint64_t key = random.at("key").key();
-    const at::Tensor halves = at::empty({2}, at::kFloat);
+    const at::Tensor halves = random.zeros({2});
     for (uint64_t i = 0; i < 2; ++i) {
       halves[static_cast<int64_t>(i)] = static_cast<double>((key >> (i * kHalf)) & ((uint64_t{1} << kHalf) - 1));
     }

@@ -9,7 +9,6 @@
 // Divided by their sum over S where weights are renormalised. With a bias rate u, experts are chosen by score + b and
 // weighed without b; after each update b_e += u · sign(mean count − count_e) (Wang et al. 2024, algorithm 1).
 #include <ATen/ops/sigmoid.h>
-#include <ATen/ops/zeros.h>
 
 #include "smoe/moe/routers/kinds.h"
 #include "smoe/moe/routers/linear_router.h"
@@ -26,7 +25,7 @@ class LearnedRouter : public LinearRouter {
   LearnedRouter(const MoeConfig& config, int64_t width, const RandomStream& random)
       : LinearRouter(config, width, random), settings_(config.routers.learned) {
     if (settings_.bias_rate > 0) {
-      bias_ = register_parameter("selection_bias", at::zeros({config.experts}), /*requires_grad=*/false);
+      bias_ = register_parameter("selection_bias", random.zeros({config.experts}), /*requires_grad=*/false);
     }
   }
 

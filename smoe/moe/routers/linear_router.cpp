@@ -1,15 +1,14 @@
 #include "smoe/moe/routers/linear_router.h"
 
 #include <ATen/ops/arange.h>
-#include <ATen/ops/empty.h>
 
 #include "smoe/kernels/row_linear.h"
 
 namespace smoe {
 
 LinearRouter::LinearRouter(const MoeConfig& config, int64_t width, const RandomStream& random) {
-  weight_ = register_parameter("weight", at::empty({config.experts, width}));
-  random.at("weight").fill_normal(weight_, 0, config.router_init_std);
+  weight_ =
+      register_parameter("weight", random.at("weight").normal({config.experts, width}, 0, config.router_init_std));
 }
 
 Logits LinearRouter::score(const at::Tensor& x) const { return {row_linear(x, weight_, {})}; }

@@ -40,7 +40,7 @@ class NoisyTopkRouter : public LinearRouter {
  public:
   NoisyTopkRouter(const MoeConfig& config, int64_t width, const RandomStream& random)
       : LinearRouter(config, width, random), settings_(config.routers.noisy_topk) {
-    noise_weight_ = register_parameter("noise_weight", at::zeros({config.experts, width}));
+    noise_weight_ = register_parameter("noise_weight", random.zeros({config.experts, width}));
   }
 
   Routing route(const RouteInput& input) override {

@@ -6,9 +6,6 @@
 //
 // The parameters are frozen, but the gradient flows through w into x: routing changes in training because its input
 // does. x [T, D] → expert, weight [T, K].
-#include <ATen/ops/empty.h>
-#include <ATen/ops/zeros.h>
-
 #include "smoe/kernels/row_linear.h"
 #include "smoe/moe/routers/kinds.h"
 #include "smoe/moe/select.h"
@@ -21,9 +18,9 @@ constexpr RouterTraits kTraits = {.dial = Dial::kK, .trainable = false};
 class RandomFrozenRouter : public Router {
  public:
   RandomFrozenRouter(const MoeConfig& config, int64_t width, const RandomStream& random) {
-    weight_ = register_parameter("weight", at::empty({config.experts, width}), /*requires_grad=*/false);
-    bias_ = register_parameter("bias", at::zeros({config.experts}), /*requires_grad=*/false);
-    random.at("weight").fill_normal(weight_, 0, config.router_init_std);
+    const at::Tensor weight = random.at("weight").normal({config.experts, width}, 0, config.router_init_std);
+    weight_ = register_parameter("weight", weight, /*requires_grad=*/false);
+    bias_ = register_parameter("bias", random.zeros({config.experts}), /*requires_grad=*/false);
   }
 
   Routing route(const RouteInput& input) override {

@@ -1,0 +1,71 @@
+// How much memory moe_mlp takes: the tensors of moe_mlp_cpu_forward.cpp, moe_mlp_cpu_backward.cpp and
+// moe_mlp_reference.cpp, added up.
+#include <c10/core/ScalarType.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "smoe/kernels/block_gemm.h"
+#include "smoe/kernels/kernel_choice.h"
+#include "smoe/kernels/moe_mlp.h"
+#include "smoe/kernels/packed_weights.h"
+
+namespace smoe {
+namespace {
+
+/// The sizes of a call, as numbers whose products do not overflow.
+struct Sizes {
+  double T, K, E, D, H, rows, bytes;  // `rows` of w1: H or 2 H; `bytes` of an element in products
+
+  double hidden() const { return T * K * rows * bytes; }
+};
+
+PassMemory cpu_body(const Sizes& n, double packed, bool training) {
+  PassMemory memory{.kept = 0, .passing = 0, .packed = packed};
+  const double sum = 4 * n.T * n.D, rounded = n.bytes < 4 ? n.bytes * n.T * n.D : 0;
+  memory.passing = sum + 2 * rounded;
+  if (!training) return memory;
+  memory.kept = n.hidden() + rounded;  // … and x in the type of products, where that is a copy
+  // A row of the gradient of x for each assignment, and for each slice where few experts share all rows (kPieces).
+  const double pieces = std::clamp(std::floor(8 / n.E), 1.0, std::ceil(n.H / 64));
+  memory.passing = 4 * n.T * n.K * pieces * n.D + sum + 2 * rounded;
+  return memory;
+}
+
+PassMemory plain_body(const Sizes& n, bool training) {
+  // Gathered rows, outputs and their concatenation; a second hidden tensor after the activation. The backward pass makes
+  // the forward pass again, and stacks the gradients of each expert's matrices.
+  const double row = n.T * n.K * n.D * n.bytes, hidden = n.hidden();
+  const double weights = n.E * (n.rows + n.H) * n.D * n.bytes;
+  const double forward = 4 * row + 2 * hidden;
+  return {.kept = 0, .passing = training ? forward + 2 * row + 2 * hidden + weights : forward, .packed = 0};
+}
+
+/// Bytes of packed_weights() of E matrices [K, N] in `parts` side by side.
+double packed_bytes(double experts, int64_t parts, int64_t K, int64_t N, at::ScalarType type) {
+  const int64_t width = N / parts, columns = (width + kPackedColumns - 1) / kPackedColumns * kPackedColumns;
+  return experts * static_cast<double>(parts) * static_cast<double>(columns) *
+         static_cast<double>(packed_rows(K, type)) * static_cast<double>(c10::elementSize(type));
+}
+
+}  // namespace
+
+PassMemory moe_mlp_memory(const MlpWeights& weights, int64_t tokens, double slots, Activation activation,
+                          at::ScalarType type, bool training) {
+  const int64_t rows = weights.w1.size(1), D = weights.w1.size(2), H = weights.w2.size(2);
+  const Sizes sizes{.T = static_cast<double>(tokens),
+                    .K = slots,
+                    .E = static_cast<double>(weights.w1.size(0)),
+                    .D = static_cast<double>(D),
+                    .H = static_cast<double>(H),
+                    .rows = static_cast<double>(rows),
+                    .bytes = static_cast<double>(c10::elementSize(type))};
+  const bool splits_a_pair = type == at::kBFloat16 && is_gated(activation) && H % 2 != 0;
+  if (reference_kernels_forced() || !has_block_gemm(type) || splits_a_pair) return plain_body(sizes, training);
+  double packed =
+      packed_bytes(sizes.E, is_gated(activation) ? 2 : 1, D, rows, type) + packed_bytes(sizes.E, 1, H, D, type);
+  if (training) packed += packed_bytes(sizes.E, 1, rows, D, type) + packed_bytes(sizes.E, 1, D, H, type);
+  return cpu_body(sizes, packed, training);
+}
+
+}  // namespace smoe

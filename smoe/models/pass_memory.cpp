@@ -1,0 +1,85 @@
+// How much memory the models' parts take: the tensors of their forward functions, and of LibTorch's backward functions
+// behind them, added up.
+#include <algorithm>
+
+#include "smoe/kernels/attention.h"
+#include "smoe/models/transformer_xl.h"
+
+namespace smoe {
+namespace {
+
+constexpr double kFull = 4, kHalf = 2;  // bytes of an element: parameters and what passes between the parts; bf16
+
+double elements(const at::Tensor& tensor) { return static_cast<double>(tensor.numel()); }
+
+}  // namespace
+
+PassMemory FeedForward::pass_memory(int64_t tokens, bool dropout, Precision precision, bool training) const {
+  const auto T = static_cast<double>(tokens), F = static_cast<double>(w2_.size(1));
+  const double hidden = T * F * kFull, rows = T * static_cast<double>(w1_.size(0)) * kFull;
+  const bool half = precision == Precision::kBf16;
+  PassMemory memory{.kept = 0, .passing = rows + hidden, .packed = 0};
+  if (!training) return memory;
+  memory.passing = 2 * rows;
+  // What the activation keeps: its output for relu, its input for the others, both and the product where it gates.
+  const double activated = is_gated(activation_) ? rows + hidden : hidden;
+  memory.kept = activated;
+  const bool second_operand_is_kept = activation_ == Activation::kRelu && !dropout && !half;
+  if (!second_operand_is_kept) memory.kept += half ? hidden * kHalf / kFull : hidden;
+  if (half) memory.kept += (T * static_cast<double>(w1_.size(1)) + elements(w1_) + elements(w2_)) * kHalf;
+  return memory;
+}
+
+PassMemory RelativeAttention::pass_memory(int64_t batch, int64_t segment, int64_t memory, bool dropout,
+                                          Precision precision, bool training) const {
+  const int64_t length = memory + segment;
+  const auto B = static_cast<double>(batch), S = static_cast<double>(segment), L = static_cast<double>(length);
+  const auto D = static_cast<double>(qkv_.size(1));
+  PassMemory out = relative_attention_memory({batch, segment, length, heads_, head_width_},
+                                             compute_type(qkv_.scalar_type(), precision), dropout, training);
+  const double context = memory > 0 ? B * L * D * kFull : 0;
+  if (!training) {
+    out.passing += context + B * S * D * kFull;
+    return out;
+  }
+  if (precision == Precision::kBf16) {
+    out.kept += (B * L * D + B * S * D + L * D + elements(qkv_) + elements(position_) + elements(output_)) * kHalf;
+  } else {
+    out.kept += context;
+  }
+  // The gradients of context and input, and of qkv, which comes in two parts the size of the whole.
+  out.passing += (2 * B * L * D + 2 * elements(qkv_)) * kFull;
+  return out;
+}
+
+PassMemory TransformerXlBlock::pass_memory(const Lengths& lengths, double active, Precision precision,
+                                           bool training) const {
+  const int64_t tokens = lengths.batch * lengths.segment;
+  const double row = static_cast<double>(tokens * attention_gain_.size(0)) * kFull;  // one tensor [T, D]
+  PassMemory memory = attention_->pass_memory(lengths.batch, lengths.segment, lengths.memory, attention_dropout_ > 0,
+                                              precision, training);
+  memory += moe_ != nullptr ? moe_->pass_memory(tokens, active, precision, training)
+                            : ffn_->pass_memory(tokens, dropout_ > 0, precision, training);
+  // Both norms keep the sums they normalise; their outputs are inputs of the parts that follow.
+  if (training) memory.kept += 4 * row;
+  memory.passing += 3 * row;
+  return memory;
+}
+
+PassMemory TransformerXl::pass_memory(const Lengths& lengths, double active, bool training) const {
+  const auto T = static_cast<double>(lengths.batch * lengths.segment), D = static_cast<double>(spec_.model.width);
+  const double logits = T * static_cast<double>(spec_.vocabulary) * kFull;
+  const double positions = static_cast<double>(lengths.memory + lengths.segment) * D * kFull;
+  PassMemory memory{.kept = 0, .passing = 0, .packed = 0};
+  for (const auto& block : blocks_) memory += block->pass_memory(lengths, active, precision_, training);
+  // The backward pass is through with the logits when it comes to the blocks.
+  memory.passing += positions - (training ? logits : 0);
+  memory.passing = std::max(memory.passing, 2 * logits + T * D * kFull);
+  if (!training) return memory;
+  memory.kept += T * D * kFull + logits;  // the embedded tokens
+  if (spec_.model.dropout > 0) memory.kept += T * D * kFull;
+  if (precision_ == Precision::kBf16) memory.kept += (T * D + elements(embedding_)) * kHalf;
+  return memory;
+}
+
+}  // namespace smoe
