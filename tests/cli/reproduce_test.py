@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 import unittest
+import xml.etree.ElementTree
 
 import tool
 
@@ -28,9 +29,10 @@ class Reproduce(tool.ToolTest):
         self.assertNotIn("Traceback", done.stderr)
         self.assertIn(says, done.stderr)
 
-    def run_of(self, router, seed, dial, bpcs):
-        return {"router": router, "seed": seed, "tokens": 600,
-                "results": [{"dial": dial, "value": value, "bpc": bpc} for value, bpc in bpcs.items()]}
+    def run_of(self, router, seed, dial, bpcs, active=lambda value: value or 0, **more):
+        return {"router": router, "seed": seed, "tokens": 600, **more,
+                "results": [{"dial": dial, "value": value, "bpc": bpc, "mean_active_experts": active(value),
+                             "flops_per_token": 5e6} for value, bpc in bpcs.items()]}
 
     def write(self, *runs, **more):
         document = {"format": "smoe-compare", "version": 1, "title": "Some", "split": "test",
@@ -51,6 +53,29 @@ class Reproduce(tool.ToolTest):
         ])
         self.assertIn("bpc of the test split", lines[6])
         self.assertIn("seeds 1, 2; 600 tokens a run; text SHA-256 ab12; commit ", lines[6])
+
+    def test_a_table_of_several_dials(self):
+        self.write(self.run_of("dense", 1, "none", {None: 2.75}),
+                   self.run_of("top", 1, "threshold", {0.5: 2.0, 1: 2.5}, lambda value: 8 * value, entropy=1.25),
+                   self.run_of("top", 2, "threshold", {0.5: 2.2, 1: 2.5}, lambda value: 8 * value, entropy=1.75),
+                   self.run_of("few", 1, "k", {1: 3.0, 2: 2.5}, load_max_over_mean=1.5, dropped=0.0))
+        self.assertEqual(self.say("table", "results.json").splitlines()[2:5], [
+            "| top | 2 | threshold = 0.5 | 2.100 ± 0.141 | 1: 2.500 ± 0.000 | 4 | 5.00 M |  |  | 1.5 |",
+            "| few | 1 | k = 2 | 2.500 | 2: 2.500 | 2 | 5.00 M | 1.5 | 0 |  |",
+            "| dense | 1 | – | 2.750 |  | 0 | 5.00 M |  |  |  |",
+        ])
+
+    def test_a_curve(self):
+        self.write(self.run_of("few", 1, "k", {1: 3.0, 4: 2.5}), self.run_of("few", 2, "k", {1: 3.2, 4: 2.5}),
+                   self.run_of("dense <1>", 1, "none", {None: 2.75}))
+        root = xml.etree.ElementTree.fromstring(self.say("curve", "results.json", "few", "dense <1>"))
+        self.assertEqual([title.text for title in root.iterfind(".//{*}title")],
+                         ["few, 1 active: 3.100 ± 0.141", "few, 4 active: 2.500 ± 0.000", "dense <1>: 2.750 ± 0.000"])
+        first, last = root.iterfind(".//{*}circle")
+        self.assertLess(float(first.get("cx")), float(last.get("cx")))
+        self.assertLess(float(first.get("cy")), float(last.get("cy")), "a lower bpc stands lower")
+        self.refuse("curve", "results.json", "none", says="no entry 'none'; there are dense <1>, few")
+        self.refuse("curve", "nowhere.json", "few", says="nowhere.json")
 
     def test_of_a_real_comparison(self):
         (self.folder / "plan.toml").write_text(
