@@ -8,6 +8,7 @@
 #include "smoe/data/corpus.h"
 #include "smoe/kernels/dispatch.h"
 #include "smoe/kernels/dropout.h"
+#include "smoe/kernels/expert_gemm.h"
 #include "smoe/kernels/moe_mlp.h"
 #include "smoe/models/model.h"
 #include "smoe/models/model_folder.h"

@@ -1,123 +1,195 @@
+// The operators smoe::dispatch and smoe::combine. All shapes follow from those of the inputs, so both can be traced.
 #include "smoe/kernels/dispatch.h"
 
-#include <ATen/ops/cat.h>
+#include <ATen/core/LegacyTypeDispatch.h>
+#include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/zeros.h>
+#include <ATen/ops/empty_like.h>
+#include <torch/csrc/autograd/autograd_not_implemented_fallback.h>
 #include <torch/csrc/autograd/custom_function.h>
+#include <torch/library.h>
 
-#include <algorithm>
+#include <array>
+#include <optional>
+#include <tuple>
 
 #include "smoe/base/error.h"
-#include "smoe/kernels/gather_sum.h"
-#include "smoe/kernels/row_linear.h"
+#include "smoe/kernels/row_moves.h"
 
 namespace smoe {
 namespace {
 
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
+using MaybeTensor = std::optional<at::Tensor>;
+using FourTensors = std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor>;
 
-int64_t round_up(int64_t value, int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
+MaybeTensor given(const at::Tensor& t) { return t.defined() ? MaybeTensor(t) : std::nullopt; }
 
-/// The rows of x [T, D] that `row_token` names; token T is a row of zeros.
-at::Tensor gather_rows(const at::Tensor& x, const at::Tensor& row_token) {
-  const at::Tensor padded = at::cat({x, at::zeros({1, x.size(1)}, x.options())});
-  return padded.index_select(0, row_token);
+/// smoe::dispatch.
+FourTensors dispatch_kernel(const at::Tensor& x, const at::Tensor& expert, int64_t experts, int64_t align) {
+  require(x.dim() == 2 && expert.dim() == 2 && x.size(0) == expert.size(0),
+          "dispatch: x must be [T, D] and expert [T, K], got ", x.sizes(), " and ", expert.sizes());
+  const RowPlan plan = make_row_plan(expert, experts, align);
+  return {gather_rows(x, plan), plan.offsets, plan.slot, plan.place};
+}
+
+FourTensors dispatch_meta(const at::Tensor& x, const at::Tensor& expert, c10::SymInt experts, int64_t align) {
+  TORCH_CHECK(x.dim() == 2 && expert.dim() == 2, "dispatch: x must be [T, D] and expert [T, K]");
+  const c10::SymInt tokens = expert.sym_size(0), slots = expert.sym_size(1);
+  const c10::SymInt rows = rows_of_slots(tokens * slots, experts, align);
+  const auto ints = x.options().dtype(at::kInt);
+  return {at::empty_symint({rows, x.sym_size(1)}, x.options()), at::empty_symint({experts + 1}, ints),
+          at::empty_symint({rows}, ints), at::empty_symint({tokens, slots}, ints)};
+}
+
+void check_plan(const char* what, const RowPlan& plan, const at::Tensor& like) {
+  require(plan.slot.dim() == 1 && plan.place.dim() == 2 && plan.slot.scalar_type() == at::kInt &&
+              plan.place.scalar_type() == at::kInt && plan.slot.device() == like.device() &&
+              plan.place.device() == like.device(),
+          what, ": slot must be int32 [R] and place int32 [T, K], as dispatch gives them, on ", like.device(), "; got ",
+          plan.slot.scalar_type(), " ", plan.slot.sizes(), " and ", plan.place.scalar_type(), " ", plan.place.sizes());
+}
+
+/// smoe::combine.
+at::Tensor combine_kernel(const at::Tensor& rows, const MaybeTensor& weight, const at::Tensor& slot,
+                          const at::Tensor& place) {
+  const RowPlan plan{.offsets = {}, .slot = slot, .place = place};
+  check_plan("combine", plan, rows);
+  require(rows.dim() == 2 && rows.size(0) == plan.rows(), "combine: rows must be [R = ", plan.rows(), ", D], got ",
+          rows.sizes());
+  require(!weight || weight->sizes() == place.sizes(), "combine: weight must be [T, K] = ", place.sizes(), ", got ",
+          weight ? weight->sizes() : at::IntArrayRef());
+  return combine_rows(rows, weight.value_or(at::Tensor()), plan);
+}
+
+at::Tensor combine_meta(const at::Tensor& rows, const MaybeTensor&, const at::Tensor&, const at::Tensor& place) {
+  return at::empty_symint({place.sym_size(0), rows.sym_size(1)}, rows.options());
+}
+
+using TwoTensors = std::tuple<at::Tensor, at::Tensor>;
+
+/// smoe::combine_backward, the gradients of rows and, where `rows` is there, of weight (else an empty tensor).
+TwoTensors combine_backward_kernel(const at::Tensor& gradient, const MaybeTensor& rows, const MaybeTensor& weight,
+                                   const at::Tensor& slot, const at::Tensor& place) {
+  const RowPlan plan{.offsets = {}, .slot = slot, .place = place};
+  check_plan("combine_backward", plan, gradient);
+  auto [of_rows, of_weight] =
+      combine_rows_backward(gradient, rows.value_or(at::Tensor()), weight.value_or(at::Tensor()), plan);
+  if (!of_weight.defined()) return {of_rows, at::empty({0}, gradient.options())};
+  return {of_rows, weight ? of_weight.to(weight->scalar_type()) : of_weight};
+}
+
+TwoTensors combine_backward_meta(const at::Tensor& gradient, const MaybeTensor& rows, const MaybeTensor& weight,
+                                 const at::Tensor& slot, const at::Tensor&) {
+  return {at::empty_symint({slot.sym_size(0), gradient.sym_size(1)}, gradient.options()),
+          rows && weight ? at::empty_like(*weight, at::MemoryFormat::Contiguous) : at::empty({0}, gradient.options())};
+}
+
+at::Tensor call_combine(const at::Tensor& rows, const MaybeTensor& weight, const at::Tensor& slot,
+                        const at::Tensor& place) {
+  static const auto op =
+      c10::Dispatcher::singleton().findSchemaOrThrow("smoe::combine", "").typed<decltype(combine_kernel)>();
+  return op.call(rows, weight, slot, place);
+}
+
+using DispatchSignature = FourTensors(const at::Tensor&, const at::Tensor&, c10::SymInt, int64_t);
+
+FourTensors call_dispatch(const at::Tensor& x, const at::Tensor& expert, c10::SymInt experts, int64_t align) {
+  static const auto op =
+      c10::Dispatcher::singleton().findSchemaOrThrow("smoe::dispatch", "").typed<DispatchSignature>();
+  return op.call(x, expert, std::move(experts), align);
 }
 
 class DispatchFunction : public torch::autograd::Function<DispatchFunction> {
  public:
-  static at::Tensor forward(AutogradContext* context, const at::Tensor& x, const at::Tensor& row_token,
-                            const at::Tensor& position) {
-    context->save_for_backward({position});
-    return gather_rows(x, row_token);
+  static variable_list forward(AutogradContext* context, const at::Tensor& x, const at::Tensor& expert,
+                               const c10::SymInt& experts, int64_t align) {
+    const at::AutoDispatchBelowADInplaceOrView below;
+    const auto [rows, offsets, slot, place] = call_dispatch(x, expert, experts, align);
+    context->mark_non_differentiable({offsets, slot, place});
+    context->save_for_backward({slot, place});
+    return {rows, offsets, slot, place};
   }
 
-  static variable_list backward(AutogradContext* context, variable_list gradient) {
-    const at::Tensor position = context->get_saved_variables()[0];
-    return {gather_sum(gradient[0].contiguous(), position, at::Tensor()), at::Tensor(), at::Tensor()};
+  static variable_list backward(AutogradContext* context, variable_list gradients) {
+    const variable_list plan = context->get_saved_variables();
+    const at::Tensor none;
+    return {call_combine(gradients[0], std::nullopt, plan[0], plan[1]), none, none, none};
   }
 };
 
 class CombineFunction : public torch::autograd::Function<CombineFunction> {
  public:
-  /// weight [T, K] in the order of `position`.
-  static at::Tensor forward(AutogradContext* context, const at::Tensor& y, const at::Tensor& weight,
-                            const at::Tensor& row_token, const at::Tensor& position) {
-    context->save_for_backward({y, weight, row_token, position});
-    return gather_sum(y, position, weight);
+  static at::Tensor forward(AutogradContext* context, const at::Tensor& rows, const MaybeTensor& weight,
+                            const at::Tensor& slot, const at::Tensor& place) {
+    const at::AutoDispatchBelowADInplaceOrView below;
+    const bool weight_wanted = weight && weight->requires_grad();
+    context->save_for_backward({weight_wanted ? rows : at::Tensor(), weight.value_or(at::Tensor()), slot, place});
+    return call_combine(rows, weight, slot, place);
   }
 
-  static variable_list backward(AutogradContext* context, variable_list gradient) {
+  static variable_list backward(AutogradContext* context, variable_list gradients) {
+    static const auto op = c10::Dispatcher::singleton()
+                               .findSchemaOrThrow("smoe::combine_backward", "")
+                               .typed<decltype(combine_backward_kernel)>();
     const variable_list saved = context->get_saved_variables();
-    const at::Tensor &y = saved[0], &weight = saved[1], &row_token = saved[2], &position = saved[3];
-    const int64_t rows = y.size(0);
-    const at::Tensor of_row = gather_rows(gradient[0], row_token);  // [R, D]
-    // A row past the end takes what the empty slots bring, and is cut off again.
-    at::Tensor row_weight = at::zeros({rows + 1}, weight.options());
-    row_weight.scatter_(0, position.reshape(-1), weight.reshape(-1));
-    at::Tensor dot = at::zeros({rows + 1}, weight.options());
-    dot.narrow(0, 0, rows).copy_((of_row.to(weight.scalar_type()) * y).sum(-1));
-    const at::Tensor grad_y = of_row * row_weight.narrow(0, 0, rows).unsqueeze(1).to(y.scalar_type());
-    const at::Tensor grad_weight = dot.index_select(0, position.reshape(-1)).view(weight.sizes());
-    return {grad_y, grad_weight, at::Tensor(), at::Tensor()};
+    const auto [of_rows, of_weight] = op.call(gradients[0], given(saved[0]), given(saved[1]), saved[2], saved[3]);
+    const at::Tensor none;
+    return {of_rows, saved[0].defined() ? of_weight : none, none, none};
   }
 };
 
+FourTensors dispatch_with_autograd(const at::Tensor& x, const at::Tensor& expert, c10::SymInt experts, int64_t align) {
+  const variable_list out = DispatchFunction::apply(x, expert, experts, align);
+  return {out[0], out[1], out[2], out[3]};
+}
+
+at::Tensor combine_with_autograd(const at::Tensor& rows, const MaybeTensor& weight, const at::Tensor& slot,
+                                 const at::Tensor& place) {
+  return CombineFunction::apply(rows, weight, slot, place);
+}
+
 }  // namespace
 
-DispatchPlan make_dispatch_plan(const at::Tensor& expert, int64_t experts) {
-  require(expert.dim() == 2, "dispatch: expert must be [T, K], got ", expert.sizes());
-  const at::Tensor ids = expert.to(at::kCPU, at::kLong).contiguous();
-  const int64_t* id = ids.const_data_ptr<int64_t>();
-  const int64_t tokens = ids.size(0), slots = ids.size(1);
-  const auto is_empty = [experts](int64_t e) { return e < 0 || e >= experts; };
-
-  DispatchPlan plan;
-  plan.tokens = tokens;
-  plan.count.assign(static_cast<size_t>(experts), 0);
-  for (int64_t i = 0; i < tokens * slots; ++i) {
-    if (!is_empty(id[i])) ++plan.count[static_cast<size_t>(id[i])];
-  }
-  plan.first.assign(1, 0);
-  for (const int64_t count : plan.count) {
-    plan.first.push_back(plan.first.back() + round_up(count, kRowTile));
-  }
-
-  const int64_t rows = plan.rows();
-  at::Tensor row_token = at::empty({rows}, at::kLong).fill_(tokens);
-  at::Tensor position = at::empty({tokens, slots}, at::kLong), slot = at::empty({tokens, slots}, at::kLong);
-  int64_t* row_token_data = row_token.mutable_data_ptr<int64_t>();
-  int64_t* position_data = position.mutable_data_ptr<int64_t>();
-  int64_t* slot_data = slot.mutable_data_ptr<int64_t>();
-  std::vector<int64_t> next(plan.first.begin(), plan.first.end() - 1);
-  for (int64_t t = 0; t < tokens; ++t) {
-    const int64_t* of_token = id + t * slots;
-    int64_t* order = slot_data + t * slots;
-    for (int64_t s = 0; s < slots; ++s) order[s] = s;
-    const auto key = [&](int64_t s) { return is_empty(of_token[s]) ? experts : of_token[s]; };
-    std::sort(order, order + slots, [&](int64_t a, int64_t b) { return std::pair(key(a), a) < std::pair(key(b), b); });
-    for (int64_t s = 0; s < slots; ++s) {
-      const int64_t e = of_token[order[s]];
-      position_data[t * slots + s] = is_empty(e) ? rows : next[static_cast<size_t>(e)];
-      if (!is_empty(e)) row_token_data[next[static_cast<size_t>(e)]++] = t;
-    }
-  }
-  plan.row_token = row_token.to(expert.device());
-  plan.position = position.to(expert.device());
-  plan.slot = slot.to(expert.device());
-  return plan;
+TORCH_LIBRARY_FRAGMENT(smoe, m) {
+  m.def(
+      "dispatch(Tensor x, Tensor expert, SymInt experts, int align=1) "
+      "-> (Tensor rows, Tensor offsets, Tensor slot, Tensor place)");
+  m.def("combine(Tensor rows, Tensor? weight, Tensor slot, Tensor place) -> Tensor");
+  m.def(
+      "combine_backward(Tensor gradient, Tensor? rows, Tensor? weight, Tensor slot, Tensor place) "
+      "-> (Tensor, Tensor)");
 }
 
-at::Tensor dispatch(const at::Tensor& x, const DispatchPlan& plan) {
-  require(x.dim() == 2 && x.size(0) == plan.tokens, "dispatch: x must be [T = ", plan.tokens, ", D], got ", x.sizes());
-  return DispatchFunction::apply(x, plan.row_token, plan.position);
+TORCH_LIBRARY_IMPL(smoe, Autograd, m) {
+  m.impl("dispatch", dispatch_with_autograd);
+  m.impl("combine", combine_with_autograd);
+  m.impl("combine_backward", torch::autograd::autogradNotImplementedFallback());
+}
+TORCH_LIBRARY_IMPL(smoe, CPU, m) {
+  m.impl("dispatch", dispatch_kernel);
+  m.impl("combine", combine_kernel);
+  m.impl("combine_backward", combine_backward_kernel);
+}
+TORCH_LIBRARY_IMPL(smoe, CUDA, m) {
+  m.impl("dispatch", dispatch_kernel);
+  m.impl("combine", combine_kernel);
+  m.impl("combine_backward", combine_backward_kernel);
+}
+TORCH_LIBRARY_IMPL(smoe, Meta, m) {
+  m.impl("dispatch", dispatch_meta);
+  m.impl("combine", combine_meta);
+  m.impl("combine_backward", combine_backward_meta);
 }
 
-at::Tensor combine(const at::Tensor& y, const at::Tensor& weight, const DispatchPlan& plan) {
-  require(y.dim() == 2 && y.size(0) == plan.rows(), "combine: y must be [R = ", plan.rows(), ", D], got ", y.sizes());
-  require(weight.sizes() == plan.slot.sizes(), "combine: weight must be ", plan.slot.sizes(), ", got ", weight.sizes());
-  return CombineFunction::apply(y, weight.gather(1, plan.slot), plan.row_token, plan.position);
+Dispatched dispatch(const at::Tensor& x, const at::Tensor& expert, int64_t experts, int64_t align) {
+  const auto [rows, offsets, slot, place] = call_dispatch(x, expert, experts, align);
+  return {rows, {offsets, slot, place}};
+}
+
+at::Tensor combine(const at::Tensor& rows, const at::Tensor& weight, const RowPlan& plan) {
+  return call_combine(rows, given(weight), plan.slot, plan.place);
 }
 
 }  // namespace smoe

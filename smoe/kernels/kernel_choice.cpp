@@ -1,19 +1,29 @@
 #include "smoe/kernels/kernel_choice.h"
 
 #include <cstdlib>
-#include <string>
 
 #include "smoe/base/error.h"
 #include "smoe/base/suggest.h"
 
 namespace smoe {
 
-bool reference_kernels_forced() {
+const std::vector<std::string>& kernel_choices() {
+  static const std::vector<std::string> names = {"auto", "reference", "grouped"};  // in the order of the enum
+  return names;
+}
+
+const std::string& name_of(KernelChoice choice) { return kernel_choices()[static_cast<size_t>(choice)]; }
+
+KernelChoice forced_kernels() {
   const char* set = std::getenv("SMOE_KERNEL");
   const std::string kernel = set == nullptr ? "" : set;
-  require(kernel.empty() || kernel == "reference", "SMOE_KERNEL='", kernel, "' is not known",
-          suggest(kernel, {"reference"}));
-  return !kernel.empty();
+  if (kernel.empty()) return KernelChoice::kAny;
+  for (const auto choice : {KernelChoice::kAny, KernelChoice::kReference, KernelChoice::kGrouped}) {
+    if (kernel == name_of(choice)) return choice;
+  }
+  throw UserError(concat("SMOE_KERNEL='", kernel, "' is not known; known: ", join(kernel_choices())));
 }
+
+bool reference_kernels_forced() { return forced_kernels() == KernelChoice::kReference; }
 
 }  // namespace smoe

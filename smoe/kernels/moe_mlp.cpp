@@ -76,11 +76,6 @@ bool wants_reference(const at::Tensor& x, const at::Tensor& w1, const at::Tensor
          !moe_mlp_cpu_takes(x, {w1, at::Tensor(), w2, at::Tensor()}, parse_activation(activation));
 }
 
-at::Tensor run_reference(const MlpCall& call) {
-  return moe_mlp_reference(call.x, call.weight, call.weights, make_dispatch_plan(call.expert, call.weights.w1.size(0)),
-                           call.options);
-}
-
 /// smoe::moe_mlp_forward.
 std::tuple<at::Tensor, at::Tensor> forward_kernel(const at::Tensor& x, const at::Tensor& expert,
                                                   const at::Tensor& weight, const at::Tensor& w1, const MaybeTensor& b1,
@@ -92,7 +87,7 @@ std::tuple<at::Tensor, at::Tensor> forward_kernel(const at::Tensor& x, const at:
   if (takes_reference(call, reference)) {
     // Nobody reads these rows; their shape is what forward_meta says.
     const int64_t rows = keep_hidden && !reference ? x.size(0) * expert.size(1) : 0;
-    return {run_reference(call), at::empty({rows, w1.size(1)}, x.options())};
+    return {moe_mlp_reference(call), at::empty({rows, w1.size(1)}, x.options())};
   }
   const MlpForward result = moe_mlp_cpu_forward(call, keep_hidden);
   return {result.y, result.hidden};
@@ -112,7 +107,7 @@ MlpGradients reference_backward(MlpCall call, const at::Tensor& gradient, const 
     if (inputs[i]->defined()) *inputs[i] = inputs[i]->detach().requires_grad_(wanted[i]);
     if (wanted[i]) asked.push_back(*inputs[i]);
   }
-  const variable_list found = torch::autograd::grad({run_reference(call)}, asked, {gradient});
+  const variable_list found = torch::autograd::grad({moe_mlp_reference(call)}, asked, {gradient});
   MlpGradients out;
   size_t next = 0;
   for (size_t i = 0; i < inputs.size(); ++i) {

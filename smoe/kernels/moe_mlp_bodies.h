@@ -1,9 +1,10 @@
 // The bodies of moe_mlp, which it chooses between; they agree to rounding.
 #pragma once
 
+#include <ATen/core/Tensor.h>
+
 #include <array>
 
-#include "smoe/kernels/dispatch.h"
 #include "smoe/kernels/moe_mlp.h"
 
 namespace smoe {
@@ -14,16 +15,15 @@ struct MlpOptions {
   uint64_t dropout_key = 0;
 };
 
-/// Any device, any floating dtype, in LibTorch's operators and with their autograd (moe_mlp_reference.cpp).
-at::Tensor moe_mlp_reference(const at::Tensor& x, const at::Tensor& weight, const MlpWeights& weights,
-                             const DispatchPlan& plan, const MlpOptions& options);
-
-/// A call of the CPU body: x [T, D], expert [T, K], weight [T, K], as moe_mlp has them.
+/// A call: x [T, D], expert [T, K], weight [T, K], as moe_mlp has them.
 struct MlpCall {
   at::Tensor x, expert, weight;
   MlpWeights weights;
   MlpOptions options;
 };
+
+/// Any device, any floating dtype, in LibTorch's operators and with their autograd (moe_mlp_reference.cpp).
+at::Tensor moe_mlp_reference(const MlpCall& call);
 
 /// Whether the CPU body computes in this device and dtypes on this processor: fp32 with fp32 weights, or bf16 with bf16
 /// or fp32 weights (and with a gated activation an even H).

@@ -153,9 +153,8 @@ Expected naive_mixture(const MixtureCase& c) {
 }
 
 const std::vector<NamedBody>& bodies() {
-  static const auto plan = [](const MixtureCase& c) { return make_dispatch_plan(c.expert, c.experts()); };
-  static const auto options = [](const MixtureCase& c) {
-    return MlpOptions{.activation = c.activation, .dropout_p = c.dropout_p, .dropout_key = c.dropout_key};
+  static const auto call = [](const MixtureCase& c) {
+    return MlpCall{c.x, c.expert, c.weight, c.weights, {c.activation, c.dropout_p, c.dropout_key}};
   };
   static const std::vector<NamedBody> all = {
       {"moe_mlp",
@@ -164,7 +163,7 @@ const std::vector<NamedBody>& bodies() {
        },
        {at::kFloat, at::kDouble, at::kBFloat16}},
       {"reference",
-       [](const MixtureCase& c) { return moe_mlp_reference(c.x, c.weight, c.weights, plan(c), options(c)); },
+       [](const MixtureCase& c) { return moe_mlp_reference(call(c)); },
        {at::kFloat, at::kDouble, at::kBFloat16}},
   };
   return all;

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""smoe::moe_mlp from Python, beside the wheel's torch: values, gradients, what torch.library demands, torch.compile.
+"""smoe::moe_mlp and its parts from Python, beside the wheel's torch: values, gradients, what torch.library demands,
+torch.compile.
 
 Needs torch and what it asks for, which scripts/bootstrap --tests puts into .venv; skipped without it.
 """
@@ -7,6 +8,7 @@ Needs torch and what it asks for, which scripts/bootstrap --tests puts into .ven
 import os
 import tempfile
 import unittest
+import unittest.mock
 
 import library
 from library import plain_mixture, relative_error, torch
@@ -14,6 +16,10 @@ from library import plain_mixture, relative_error, torch
 # ‖error‖ / ‖value‖ against the mixture in fp64 on the same numbers. bf16 rounds hidden row and result: 2^-9 each.
 TOLERANCE = {} if torch is None else {torch.float64: 1e-13, torch.float32: 2e-6, torch.bfloat16: 8e-3}
 NAMES = ("x", "weight", "w1", "b1", "w2", "b2")
+
+
+def forced_kernel(name):
+    return unittest.mock.patch.dict(os.environ, SMOE_KERNEL=name)
 
 
 class Case:
@@ -184,6 +190,8 @@ class WhatTorchDemands(OperatorTest):
         for dtype in TOLERANCE:
             for activation, bias in (("relu", True), ("swiglu", False)):
                 yield dtype, activation, bias, Case(dtype, T=9, activation=activation, bias=bias)
+            # Of whole tiles, so that the grouped body multiplies with at::_grouped_mm.
+            yield dtype, "geglu", True, Case(dtype, T=9, D=32, H=48, activation="geglu")
         # Such a gated one in bf16 is for the plain body.
         yield torch.bfloat16, "swiglu", True, Case(torch.bfloat16, T=9, H=5, activation="swiglu")
 
@@ -207,11 +215,120 @@ class WhatTorchDemands(OperatorTest):
                     arguments = [torch.ones_like(y), *tensors, hidden, name, 0.25, 7, wanted, reference]
                     self.assert_passes(torch.ops.smoe.moe_mlp_backward.default, arguments)
 
+    def test_the_parts(self):
+        smoe = torch.ops.smoe
+        for dtype in TOLERANCE:
+            case = Case(dtype, T=9, D=32, H=48)
+            for align, kernel in ((1, "auto"), (16, "auto"), (16, "grouped")):
+                with self.subTest(dtype=dtype, align=align, kernel=kernel), forced_kernel(kernel):
+                    self.assert_passes(smoe.dispatch.default, [case.x, case.expert, 5, align])
+                    rows, offsets, slot, place = smoe.dispatch(case.x.detach(), case.expert, 5, align)
+                    for bias in (None, case.b1):
+                        self.assert_passes(smoe.expert_gemm.default,
+                                           [rows.clone().requires_grad_(), offsets, case.w1, bias])
+                    for weight in (None, case.weight):
+                        self.assert_passes(smoe.combine.default, [rows.clone().requires_grad_(), weight, slot, place])
+
+    def test_what_the_parts_send_back(self):
+        smoe = torch.ops.smoe
+        for dtype in TOLERANCE:
+            case = Case(dtype, T=9, D=32, H=48)
+            x, w, b, weight = (t.detach() for t in (case.x, case.w1, case.b1, case.weight))
+            rows, offsets, slot, place = smoe.dispatch(x, case.expert, 5, 16)
+            gradient = smoe.expert_gemm(rows, offsets, w, b)
+            choices = ("auto", [True, True, True]), ("grouped", [True, True, True]), ("auto", [False, False, True])
+            for kernel, wanted in choices:
+                with self.subTest(dtype=dtype, kernel=kernel, wanted=wanted), forced_kernel(kernel):
+                    self.assert_passes(smoe.expert_gemm_backward.default,
+                                       [gradient, rows if wanted[1] else None, offsets, w, b, wanted])
+            for held, factor in ((rows, weight), (None, weight), (None, None)):
+                with self.subTest(dtype=dtype, weight=factor is not None, rows=held is not None):
+                    self.assert_passes(smoe.combine_backward.default, [x, held, factor, slot, place])
+
     def test_shapes_without_numbers(self):
         for dtype in TOLERANCE:
             case = Case(dtype)
             y = torch.ops.smoe.moe_mlp(*case.arguments(lambda t: t.to("meta")))
             self.assertEqual((y.shape, y.dtype, y.device.type), (case.x.shape, dtype, "meta"))
+
+
+def mixture_of_parts(x, expert, weight, w1, b1, w2, b2, activation, align=1):
+    """moe_mlp put together from its parts, with what stands between the matrices in Python."""
+    rows, offsets, slot, place = torch.ops.smoe.dispatch(x, expert, w1.size(0), align)
+    hidden = library.activate(torch.ops.smoe.expert_gemm(rows, offsets, w1, b1), activation)
+    return torch.ops.smoe.combine(torch.ops.smoe.expert_gemm(hidden, offsets, w2, b2), weight, slot, place)
+
+
+class Parts(OperatorTest):
+    def assert_equals_moe_mlp(self, case, run=mixture_of_parts, **options):
+        inputs = list(case.inputs().values())
+        found, whole = run(*case.arguments(), **options), torch.ops.smoe.moe_mlp(*case.arguments())
+        tolerance = 2 * TOLERANCE[case.x.dtype]
+        self.assertEqual((found.dtype, found.shape), (whole.dtype, whole.shape))
+        self.assertLess(relative_error(found, whole), tolerance)
+        gradient = torch.randn(found.shape, generator=torch.Generator().manual_seed(9)).to(found.dtype)
+        pairs = zip(case.inputs(), torch.autograd.grad(found, inputs, gradient),
+                    torch.autograd.grad(whole, inputs, gradient))
+        for name, each, expected in pairs:
+            self.assertEqual(each.dtype, expected.dtype, name)
+            self.assertLess(relative_error(each, expected), 2 * tolerance, name)
+
+    def test_make_the_mixture(self):
+        empty = torch.tensor([[-1, 2], [3, 1], [7, -1], [2, 0]])
+        for dtype in TOLERANCE:
+            for shape in (dict(), dict(T=0), dict(T=1, K=1), dict(K=5), dict(bias=False), dict(D=1, H=1, E=1, K=1),
+                          dict(T=4, expert=empty), dict(activation="swiglu"), dict(T=130, D=64, H=32, E=16, K=3)):
+                for align in (1, 16):
+                    with self.subTest(dtype=dtype, shape=shape, align=align):
+                        self.assert_equals_moe_mlp(Case(dtype, **shape), align=align)
+
+    def test_compiled_for_any_number_of_tokens(self):
+        torch._dynamo.reset()
+        compiled = torch.compile(mixture_of_parts, backend="aot_eager", fullgraph=True, dynamic=True)
+        for T in (37, 8):
+            for dtype in TOLERANCE:
+                with self.subTest(T=T, dtype=dtype):
+                    self.assert_equals_moe_mlp(Case(dtype, T=T), run=compiled)
+
+    def test_an_expert_of_ones_own(self):
+        # Low-rank matrices beside the first, which moe_mlp does not compute, against the mixture with their product in it.
+        case = Case(torch.float64)
+        draw = torch.Generator().manual_seed(4)
+        down, up = (torch.randn(*shape, generator=draw, dtype=torch.float64) for shape in ((5, 2, 24), (5, 40, 2)))
+        rows, offsets, slot, place = torch.ops.smoe.dispatch(case.x, case.expert, 5)
+        hidden = torch.ops.smoe.expert_gemm(rows, offsets, case.w1, case.b1)
+        beside = torch.ops.smoe.expert_gemm(torch.ops.smoe.expert_gemm(rows, offsets, down), offsets, up)
+        out = torch.ops.smoe.expert_gemm(torch.relu(hidden + beside), offsets, case.w2, case.b2)
+        y = torch.ops.smoe.combine(out, case.weight, slot, place)
+        expected = torch.ops.smoe.moe_mlp(case.x, case.expert, case.weight, case.w1 + up @ down, *case.arguments()[4:])
+        self.assertLess(relative_error(y, expected), TOLERANCE[torch.float64])
+
+    def test_refusals(self):
+        case = Case(torch.float32)
+        rows, offsets, slot, place = torch.ops.smoe.dispatch(case.x, case.expert, 5)
+        refused = (
+            (lambda: torch.ops.smoe.dispatch(case.x[:-1], case.expert, 5), r"x must be \[T, D\] and expert \[T, K\]"),
+            (lambda: torch.ops.smoe.dispatch(case.x, case.expert, 5, 0), "align must be in"),
+            (lambda: torch.ops.smoe.expert_gemm(rows, offsets[:-1], case.w1), r"offsets must be int32 \[E \+ 1\]"),
+            (lambda: torch.ops.smoe.expert_gemm(rows, offsets, case.w2), r"rows must be \[R, D\]"),
+            (lambda: torch.ops.smoe.combine(rows[:-1], None, slot, place), r"rows must be \[R = 74, D\]"),
+            (lambda: torch.ops.smoe.combine(rows, case.weight[:-1], slot, place), r"weight must be \[T, K\]"),
+        )
+        for call, says in refused:
+            with self.subTest(says), self.assertRaisesRegex(RuntimeError, says):
+                call()
+
+
+class Bodies(OperatorTest):
+    def test_the_environment_chooses_one(self):
+        for name in ("reference", "grouped"):
+            for dtype in TOLERANCE:
+                for shape in (dict(D=32, H=48), dict(activation="swiglu"), dict(T=0)):
+                    with self.subTest(body=name, dtype=dtype, shape=shape), forced_kernel(name):
+                        self.assert_equals_the_plain_mixture(Case(dtype, **shape))
+        says = "SMOE_KERNEL='fast' is not known; known: auto, reference, grouped"
+        with forced_kernel("fast"), self.assertRaisesRegex(RuntimeError, says):
+            torch.ops.smoe.moe_mlp(*Case(torch.float32).arguments())
 
 
 class Compiled(OperatorTest):
