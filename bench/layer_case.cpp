@@ -103,7 +103,8 @@ int64_t LayerCase::expert_bytes() const {
 }
 
 std::string LayerCase::kernel() const {
-  return !reference_kernels_forced() && moe_mlp_cpu_takes(x, weights, activation) ? "cpu" : "reference";
+  if (forced_kernels() != KernelChoice::kAny) return name_of(forced_kernels());
+  return moe_mlp_cpu_takes(x, weights, activation) ? "cpu" : "reference";
 }
 
 at::Tensor LayerCase::forward() const { return moe_mlp(x, expert, weight, weights, activation, 0, 0); }

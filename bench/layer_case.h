@@ -38,7 +38,7 @@ struct LayerCase {
   double forward_flops() const;
   /// Bytes of one expert's matrices in the dtype that products are computed in.
   int64_t expert_bytes() const;
-  /// The body of moe_mlp that computes this: "cpu" or "reference".
+  /// The body of moe_mlp that computes this: "cpu", "reference" or "grouped".
   std::string kernel() const;
 
   at::Tensor forward() const;

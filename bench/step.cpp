@@ -189,7 +189,7 @@ Json describe(const Recipe& recipe, const StepOptions& options, Trainer& trainer
   return {{"k", has_k(recipe) ? Json(options.k) : Json(nullptr)},
           {"dtype", train.dtype},
           {"threads", at::get_num_threads()},
-          {"kernel", reference_kernels_forced() ? "reference" : "auto"},
+          {"kernel", name_of(forced_kernels())},
           {"batch", train.batch},
           {"accumulate", train.accumulate},
           {"segment", train.segment},

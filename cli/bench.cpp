@@ -1,6 +1,7 @@
 // smoe bench: how fast the layer, training and the machine are.
 #include "cli/bench.h"
 
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 
@@ -8,6 +9,7 @@
 
 #include "smoe/base/error.h"
 #include "smoe/base/suggest.h"
+#include "smoe/kernels/kernel_choice.h"
 
 namespace smoe::cli {
 
@@ -37,15 +39,17 @@ void LayerArguments::add_to(CLI::App& part, const std::string& example) {
 }
 
 void add_kernel_option(CLI::App& part, std::string& kernel) {
-  part.add_option("--kernel", kernel, "auto, or reference for the plain bodies")
+  part.add_option("--kernel", kernel,
+                  "auto; reference for the plain bodies, or grouped for the mixture's on a grouped product")
       ->capture_default_str()
       ->type_name("NAME");
 }
 
 void choose_kernel(const std::string& kernel) {
-  require(kernel == "auto" || kernel == "reference", "--kernel: '", kernel, "' is not known",
-          suggest(kernel, {"auto", "reference"}));
-  if (kernel == "reference") ::setenv("SMOE_KERNEL", "reference", 1);
+  const std::vector<std::string>& known = kernel_choices();
+  require(std::find(known.begin(), known.end(), kernel) != known.end(), "--kernel: '", kernel, "' is not known",
+          suggest(kernel, known));
+  if (kernel != "auto") ::setenv("SMOE_KERNEL", kernel.c_str(), 1);
 }
 
 void print_json(const std::vector<nlohmann::ordered_json>& results) {

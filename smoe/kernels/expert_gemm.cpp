@@ -61,7 +61,7 @@ ThreeTensors backward_kernel(const at::Tensor& gradient, const MaybeTensor& rows
     zero_past_the_last_group(std::get<0>(out), offsets);
   }
   if (wanted[1]) std::get<1>(out) = expert_weight_gradient(gradient, *rows, offsets, w.scalar_type(), body);
-  if (wanted[2] && bias) std::get<2>(out) = expert_bias_gradient(gradient, offsets, bias->scalar_type(), body);
+  if (wanted[2] && bias) std::get<2>(out) = expert_bias_gradient(gradient, offsets, {}, bias->scalar_type(), body);
   return out;
 }
 

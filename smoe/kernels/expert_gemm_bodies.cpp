@@ -76,12 +76,14 @@ at::Tensor weight_gradient_plain(const at::Tensor& gradient, const at::Tensor& r
   return out;
 }
 
-at::Tensor bias_gradient_plain(const at::Tensor& gradient, const at::Tensor& offsets, at::ScalarType type) {
+at::Tensor bias_gradient_plain(const at::Tensor& gradient, const at::Tensor& offsets, const at::Tensor& scale,
+                               at::ScalarType type) {
   const std::vector<int64_t> first = offsets_on_cpu(offsets, gradient.size(0));
   const auto experts = static_cast<int64_t>(first.size()) - 1;
   at::Tensor out = at::empty({experts, gradient.size(1)}, gradient.options().dtype(type));
   for_matrix_rows(gradient, experts, gradient.size(1), [&](int64_t e, int64_t n, int64_t count) {
-    const at::Tensor g = group(gradient, first, e).narrow(1, n, count);
+    at::Tensor g = group(gradient, first, e).narrow(1, n, count).to(sum_type(gradient));
+    if (scale.defined()) g = g * group(scale, first, e).unsqueeze(1);
     out.select(0, e).narrow(0, n, count).copy_(at::sum(g, {0}, /*keepdim=*/false, sum_type(gradient)));
   });
   return out;
@@ -92,7 +94,7 @@ at::Tensor bias_gradient_plain(const at::Tensor& gradient, const at::Tensor& off
 GemmBody choose_gemm_body(const at::Tensor& rows, const at::Tensor& offsets, const at::Tensor& w) {
   const KernelChoice forced = forced_kernels();
   if (forced == KernelChoice::kReference) return GemmBody::kPlain;
-  if ((forced == KernelChoice::kGrouped || rows.is_cuda()) && expert_grouped_takes(rows, offsets, w)) {
+  if ((forced == KernelChoice::kGrouped || rows.is_cuda()) && expert_grouped_takes(rows.scalar_type(), offsets, w)) {
     return GemmBody::kGrouped;
   }
   return forced == KernelChoice::kAny && expert_blocks_take(rows, w) ? GemmBody::kBlocks : GemmBody::kPlain;
@@ -142,10 +144,10 @@ at::Tensor expert_weight_gradient(const at::Tensor& gradient, const at::Tensor& 
   return expert_weight_gradient_grouped(gradient, rows, offsets).to(type).contiguous();
 }
 
-at::Tensor expert_bias_gradient(const at::Tensor& gradient, const at::Tensor& offsets, at::ScalarType type,
-                                GemmBody body) {
-  if (body != GemmBody::kGrouped) return bias_gradient_plain(gradient, offsets, type);
-  return expert_bias_gradient_grouped(gradient, offsets).to(type).contiguous();
+at::Tensor expert_bias_gradient(const at::Tensor& gradient, const at::Tensor& offsets, const at::Tensor& scale,
+                                at::ScalarType type, GemmBody body) {
+  if (body != GemmBody::kGrouped) return bias_gradient_plain(gradient, offsets, scale, type);
+  return expert_bias_gradient_grouped(gradient, offsets, scale).to(type).contiguous();
 }
 
 }  // namespace smoe

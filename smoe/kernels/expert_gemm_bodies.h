@@ -34,9 +34,10 @@ at::Tensor expert_input_gradient(const at::Tensor& gradient, const at::Tensor& o
 /// the dtype of rows on the way, since at::_grouped_mm has no other output.
 at::Tensor expert_weight_gradient(const at::Tensor& gradient, const at::Tensor& rows, const at::Tensor& offsets,
                                   at::ScalarType type, GemmBody body);
-/// Σ of gradient's rows in each group → [E, N] in dtype `type`; sums as above.
-at::Tensor expert_bias_gradient(const at::Tensor& gradient, const at::Tensor& offsets, at::ScalarType type,
-                                GemmBody body);
+/// Σ of gradient's rows in each group → [E, N] in dtype `type`, each row times its number in scale [R] where that is
+/// defined; sums as above.
+at::Tensor expert_bias_gradient(const at::Tensor& gradient, const at::Tensor& offsets, const at::Tensor& scale,
+                                at::ScalarType type, GemmBody body);
 
 /// The parts of the above (expert_gemm_blocks.cpp): w as it is, or [E, D, N] read the other way round.
 bool expert_blocks_take(const at::Tensor& rows, const at::Tensor& w);
@@ -44,13 +45,13 @@ at::Tensor expert_products_blocks(const at::Tensor& rows, const at::Tensor& offs
                                   const at::Tensor& bias);
 at::Tensor expert_input_gradient_blocks(const at::Tensor& gradient, const at::Tensor& offsets, const at::Tensor& w);
 
-/// (expert_gemm_grouped.cpp)
-bool expert_grouped_takes(const at::Tensor& rows, const at::Tensor& offsets, const at::Tensor& w);
+/// On a CPU groups must begin at multiples of kRowTile (expert_gemm_grouped.cpp).
+bool expert_grouped_takes(at::ScalarType type, const at::Tensor& offsets, const at::Tensor& w);
 at::Tensor expert_products_grouped(const at::Tensor& rows, const at::Tensor& offsets, const at::Tensor& w,
                                    const at::Tensor& bias);
 at::Tensor expert_input_gradient_grouped(const at::Tensor& gradient, const at::Tensor& offsets, const at::Tensor& w);
 at::Tensor expert_weight_gradient_grouped(const at::Tensor& gradient, const at::Tensor& rows,
                                           const at::Tensor& offsets);
-at::Tensor expert_bias_gradient_grouped(const at::Tensor& gradient, const at::Tensor& offsets);
+at::Tensor expert_bias_gradient_grouped(const at::Tensor& gradient, const at::Tensor& offsets, const at::Tensor& scale);
 
 }  // namespace smoe

@@ -1,16 +1,13 @@
 // expert_gemm on at::_grouped_mm: all experts in one call that does not wait for the device. What it leaves open is
 // closed here: it does not write the rows past the last group, and on some devices not the matrices of empty groups.
 #include <ATen/ops/_grouped_mm.h>
-#include <ATen/ops/arange.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/ones.h>
-#include <ATen/ops/searchsorted.h>
 #include <ATen/ops/zeros.h>
-
-#include <algorithm>
 
 #include "smoe/kernels/expert_gemm_bodies.h"
 #include "smoe/kernels/row_linear.h"
+#include "smoe/kernels/row_plan.h"
 #include "smoe/tensor/one_thread.h"
 
 namespace smoe {
@@ -37,14 +34,12 @@ at::Tensor sum_of_products(const at::Tensor& a, const at::Tensor& b, const at::T
 
 }  // namespace
 
-bool expert_grouped_takes(const at::Tensor& rows, const at::Tensor& offsets, const at::Tensor& w) {
-  const auto type = rows.scalar_type();
+bool expert_grouped_takes(at::ScalarType type, const at::Tensor& offsets, const at::Tensor& w) {
   if (w.size(0) == 0 || w.size(1) == 0 || w.size(2) == 0) return false;
   if (w.size(1) % kWidthTile != 0 || w.size(2) % kWidthTile != 0) return false;
-  if (rows.is_cuda()) return type == at::kBFloat16;
-  if (!rows.is_cpu() || (type != at::kBFloat16 && type != at::kFloat)) return false;
-  const std::vector<int64_t> first = offsets_on_cpu(offsets, rows.size(0));
-  return std::all_of(first.begin(), first.end(), [](int64_t r) { return r % kRowTile == 0; });
+  if (w.is_cuda()) return type == at::kBFloat16;
+  return w.is_cpu() && (type == at::kBFloat16 || type == at::kFloat) &&
+         offsets.remainder(kRowTile).eq(0).all().item<bool>();
 }
 
 at::Tensor expert_products_grouped(const at::Tensor& rows, const at::Tensor& offsets, const at::Tensor& w,
@@ -54,9 +49,8 @@ at::Tensor expert_products_grouped(const at::Tensor& rows, const at::Tensor& off
   const OneThreadProducts one_thread;
   const at::Tensor out = at::_grouped_mm(rows.contiguous(), operand(w, rows).transpose(1, 2), until);
   if (!bias.defined()) return out;
-  const at::Tensor expert = at::searchsorted(until, at::arange(rows.size(0), offsets.options()), false, /*right=*/true);
   const at::Tensor none = at::zeros({1, bias.size(1)}, rows.options());  // for rows past the last group
-  return out + at::cat({bias.to(rows.scalar_type()), none}).index_select(0, expert);
+  return out + at::cat({bias.to(rows.scalar_type()), none}).index_select(0, expert_of_rows(offsets, rows.size(0)));
 }
 
 at::Tensor expert_input_gradient_grouped(const at::Tensor& gradient, const at::Tensor& offsets, const at::Tensor& w) {
@@ -71,10 +65,12 @@ at::Tensor expert_weight_gradient_grouped(const at::Tensor& gradient, const at::
   return sum_of_products(gradient, rows, offsets);
 }
 
-at::Tensor expert_bias_gradient_grouped(const at::Tensor& gradient, const at::Tensor& offsets) {
+at::Tensor expert_bias_gradient_grouped(const at::Tensor& gradient, const at::Tensor& offsets,
+                                        const at::Tensor& scale) {
   // A sum of rows is a product with ones; as a product it has a fixed order, which an indexed sum on a GPU has not.
-  const at::Tensor ones = at::ones({gradient.size(0), kWidthTile}, gradient.options());
-  return sum_of_products(gradient, ones, offsets).select(2, 0);
+  const at::Tensor ones = scale.defined() ? scale.to(gradient.scalar_type()).unsqueeze(1)
+                                          : at::ones({gradient.size(0), 1}, gradient.options());
+  return sum_of_products(gradient, ones.expand({gradient.size(0), kWidthTile}), offsets).select(2, 0);
 }
 
 }  // namespace smoe

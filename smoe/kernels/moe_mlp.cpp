@@ -16,10 +16,13 @@
 #include <optional>
 #include <string>
 #include <tuple>
+#include <vector>
 
 #include "smoe/base/error.h"
+#include "smoe/base/suggest.h"
 #include "smoe/kernels/kernel_choice.h"
 #include "smoe/kernels/moe_mlp_bodies.h"
+#include "smoe/kernels/row_plan.h"
 
 namespace smoe {
 namespace {
@@ -65,32 +68,49 @@ MlpCall make_call(const at::Tensor& x, const at::Tensor& expert, const at::Tenso
   return call;
 }
 
-bool takes_reference(const MlpCall& call, bool reference) {
-  return reference || !moe_mlp_cpu_takes(call.x, call.weights, call.options.activation);
+const std::vector<std::string>& body_names() {
+  static const std::vector<std::string> names = {"reference", "grouped", "blocks"};  // in the order of the enum
+  return names;
 }
 
-/// What smoe::moe_mlp tells the two below it. It knows the device when it is traced too, which their shapes' functions do
-/// not; arguments that do not fit are for the body to refuse.
-bool wants_reference(const at::Tensor& x, const at::Tensor& w1, const at::Tensor& w2, const std::string& activation) {
-  return reference_kernels_forced() || w2.dim() != 3 ||
-         !moe_mlp_cpu_takes(x, {w1, at::Tensor(), w2, at::Tensor()}, parse_activation(activation));
+/// The fastest body, or the one that SMOE_KERNEL asks for. Asked above the dispatcher, where tracing still sees devices.
+const std::string& choose_body(const at::Tensor& x, const MlpWeights& weights, c10::string_view activation) {
+  const auto choose = [&] {
+    const KernelChoice forced = forced_kernels();
+    if (forced == KernelChoice::kReference) return MlpBody::kReference;
+    if (forced == KernelChoice::kGrouped) return MlpBody::kGrouped;
+    const Activation kind = parse_activation(std::string(activation));
+    if (weights.w2.dim() == 3 && moe_mlp_cpu_takes(x, weights, kind)) return MlpBody::kBlocks;
+    return x.is_cuda() && x.scalar_type() == at::kBFloat16 ? MlpBody::kGrouped : MlpBody::kReference;
+  };
+  return body_names()[static_cast<size_t>(choose())];
 }
+
+MlpBody parse_body(const MlpCall& call, c10::string_view name) {
+  const auto found = std::find(body_names().begin(), body_names().end(), name);
+  require(found != body_names().end(), "moe_mlp: body '", name, "' is not known",
+          suggest(std::string(name), body_names()));
+  const auto body = static_cast<MlpBody>(found - body_names().begin());
+  require(body != MlpBody::kBlocks || moe_mlp_cpu_takes(call.x, call.weights, call.options.activation),
+          "moe_mlp: body 'blocks' does not compute ", call.x.scalar_type(), " on ", call.x.device());
+  return body;
+}
+
+std::tuple<at::Tensor, at::Tensor> as_tuple(const MlpForward& result) { return {result.y, result.hidden}; }
 
 /// smoe::moe_mlp_forward.
 std::tuple<at::Tensor, at::Tensor> forward_kernel(const at::Tensor& x, const at::Tensor& expert,
                                                   const at::Tensor& weight, const at::Tensor& w1, const MaybeTensor& b1,
                                                   const at::Tensor& w2, const MaybeTensor& b2,
                                                   c10::string_view activation, double dropout_p, int64_t dropout_key,
-                                                  bool keep_hidden, bool reference) {
+                                                  bool keep_hidden, c10::string_view body) {
   const at::NoGradGuard no_grad;
   const MlpCall call = make_call(x, expert, weight, w1, b1, w2, b2, activation, dropout_p, dropout_key);
-  if (takes_reference(call, reference)) {
-    // Nobody reads these rows; their shape is what forward_meta says.
-    const int64_t rows = keep_hidden && !reference ? x.size(0) * expert.size(1) : 0;
-    return {moe_mlp_reference(call), at::empty({rows, w1.size(1)}, x.options())};
+  switch (parse_body(call, body)) {
+    case MlpBody::kReference: return {moe_mlp_reference(call), at::empty({0, w1.size(1)}, x.options())};
+    case MlpBody::kGrouped: return as_tuple(moe_mlp_grouped_forward(call, keep_hidden));
+    default: return as_tuple(moe_mlp_cpu_forward(call, keep_hidden));
   }
-  const MlpForward result = moe_mlp_cpu_forward(call, keep_hidden);
-  return {result.y, result.hidden};
 }
 
 /// The plain body once more, now with autograd, which the dispatcher has switched off below an operator.
@@ -122,10 +142,16 @@ using SixTensors = std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at
 SixTensors backward_kernel(const at::Tensor& gradient, const at::Tensor& x, const at::Tensor& expert,
                            const at::Tensor& weight, const at::Tensor& w1, const MaybeTensor& b1, const at::Tensor& w2,
                            const MaybeTensor& b2, const at::Tensor& hidden, c10::string_view activation,
-                           double dropout_p, int64_t dropout_key, std::array<bool, 6> wanted, bool reference) {
+                           double dropout_p, int64_t dropout_key, std::array<bool, 6> wanted, c10::string_view body) {
   const MlpCall call = make_call(x, expert, weight, w1, b1, w2, b2, activation, dropout_p, dropout_key);
-  MlpGradients out = takes_reference(call, reference) ? reference_backward(call, gradient, wanted)
-                                                      : moe_mlp_cpu_backward(call, hidden, gradient, wanted);
+  const auto run = [&] {
+    switch (parse_body(call, body)) {
+      case MlpBody::kReference: return reference_backward(call, gradient, wanted);
+      case MlpBody::kGrouped: return moe_mlp_grouped_backward(call, hidden, gradient, wanted);
+      default: return moe_mlp_cpu_backward(call, hidden, gradient, wanted);
+    }
+  };
+  MlpGradients out = run();
   for (at::Tensor& each : out) {
     if (!each.defined()) each = at::empty({0}, x.options());
   }
@@ -135,14 +161,18 @@ SixTensors backward_kernel(const at::Tensor& gradient, const at::Tensor& x, cons
 std::tuple<at::Tensor, at::Tensor> forward_meta(const at::Tensor& x, const at::Tensor& expert, const at::Tensor&,
                                                 const at::Tensor& w1, const MaybeTensor&, const at::Tensor&,
                                                 const MaybeTensor&, c10::string_view, double, int64_t, bool keep_hidden,
-                                                bool reference) {
-  const c10::SymInt rows = keep_hidden && !reference ? x.sym_size(0) * expert.sym_size(1) : c10::SymInt(0);
+                                                c10::string_view body) {
+  const c10::SymInt slots = x.sym_size(0) * expert.sym_size(1);
+  c10::SymInt rows = 0;
+  if (keep_hidden && body == "blocks") rows = slots;
+  if (keep_hidden && body == "grouped") rows = rows_of_slots(slots, w1.sym_size(0), kGroupedAlign);
   return {at::empty_like(x, at::MemoryFormat::Contiguous), at::empty_symint({rows, w1.sym_size(1)}, x.options())};
 }
 
 SixTensors backward_meta(const at::Tensor&, const at::Tensor& x, const at::Tensor&, const at::Tensor& weight,
                          const at::Tensor& w1, const MaybeTensor& b1, const at::Tensor& w2, const MaybeTensor& b2,
-                         const at::Tensor&, c10::string_view, double, int64_t, std::array<bool, 6> wanted, bool) {
+                         const at::Tensor&, c10::string_view, double, int64_t, std::array<bool, 6> wanted,
+                         c10::string_view) {
   const auto like = [&](size_t i, const at::Tensor& of) {
     return wanted[i] ? at::empty_like(of, at::MemoryFormat::Contiguous) : at::empty({0}, x.options());
   };
@@ -160,10 +190,10 @@ class MoeMlpFunction : public torch::autograd::Function<MoeMlpFunction> {
     static const auto op =
         c10::Dispatcher::singleton().findSchemaOrThrow("smoe::moe_mlp_forward", "").typed<decltype(forward_kernel)>();
     const at::AutoDispatchBelowADInplaceOrView below;
-    const bool reference = wants_reference(x, w1, w2, activation);
-    const auto [y, hidden] =
-        op.call(x, expert, weight, w1, b1, w2, b2, activation, dropout_p, dropout_key, keep_hidden, reference);
     const at::Tensor none;
+    const std::string& body = choose_body(x, {w1, b1.value_or(none), w2, b2.value_or(none)}, activation);
+    const auto [y, hidden] =
+        op.call(x, expert, weight, w1, b1, w2, b2, activation, dropout_p, dropout_key, keep_hidden, body);
     const at::Tensor bias1 = b1.value_or(none), bias2 = b2.value_or(none);
     context->save_for_backward({x, expert, weight, w1, bias1, w2, bias2, hidden});
     const std::array<at::Tensor, 6> inputs = {x, weight, w1, bias1, w2, bias2};
@@ -173,7 +203,7 @@ class MoeMlpFunction : public torch::autograd::Function<MoeMlpFunction> {
     context->saved_data["activation"] = activation;
     context->saved_data["dropout_p"] = dropout_p;
     context->saved_data["dropout_key"] = dropout_key;
-    context->saved_data["reference"] = reference;
+    context->saved_data["body"] = body;
     return y;
   }
 
@@ -189,7 +219,7 @@ class MoeMlpFunction : public torch::autograd::Function<MoeMlpFunction> {
     const at::AutoDispatchBelowADInplaceOrView below;  // there is no second derivative
     auto [x, weight, w1, b1, w2, b2] = op.call(gradients[0], s[0], s[1], s[2], s[3], given(s[4]), s[5], given(s[6]),
                                                s[7], data["activation"].toStringRef(), data["dropout_p"].toDouble(),
-                                               data["dropout_key"].toInt(), wanted, data["reference"].toBool());
+                                               data["dropout_key"].toInt(), wanted, data["body"].toStringRef());
     std::array<at::Tensor, 6> out = {x, weight, w1, b1, w2, b2};
     for (size_t i = 0; i < out.size(); ++i) {
       if (!wanted[i]) out[i] = at::Tensor();
@@ -218,8 +248,10 @@ at::Tensor without_autograd(const at::Tensor& x, const at::Tensor& expert, const
                             c10::string_view activation, double dropout_p, int64_t dropout_key) {
   static const auto op =
       c10::Dispatcher::singleton().findSchemaOrThrow("smoe::moe_mlp_forward", "").typed<decltype(forward_kernel)>();
+  const at::Tensor none;
+  const std::string& body = choose_body(x, {w1, b1.value_or(none), w2, b2.value_or(none)}, activation);
   return std::get<0>(op.call(x, expert, weight, w1, b1, w2, b2, activation, dropout_p, dropout_key,
-                             /*keep_hidden=*/false, wants_reference(x, w1, w2, std::string(activation))));
+                             /*keep_hidden=*/false, body));
 }
 
 }  // namespace
@@ -230,10 +262,10 @@ TORCH_LIBRARY_FRAGMENT(smoe, m) {
       "str activation='relu', float dropout_p=0.0, int dropout_key=0) -> Tensor");
   m.def(
       "moe_mlp_forward(Tensor x, Tensor expert, Tensor weight, Tensor w1, Tensor? b1, Tensor w2, Tensor? b2, "
-      "str activation, float dropout_p, int dropout_key, bool keep_hidden, bool reference) -> (Tensor, Tensor)");
+      "str activation, float dropout_p, int dropout_key, bool keep_hidden, str body) -> (Tensor, Tensor)");
   m.def(
       "moe_mlp_backward(Tensor gradient, Tensor x, Tensor expert, Tensor weight, Tensor w1, Tensor? b1, Tensor w2, "
-      "Tensor? b2, Tensor hidden, str activation, float dropout_p, int dropout_key, bool[6] wanted, bool reference) "
+      "Tensor? b2, Tensor hidden, str activation, float dropout_p, int dropout_key, bool[6] wanted, str body) "
       "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
 }
 

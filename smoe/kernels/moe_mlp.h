@@ -23,9 +23,11 @@ struct MlpWeights {
 /// x [T, D] fp32, fp64 or bf16; expert [T, K] int32 or int64, distinct within a token; weight [T, K]. Ids outside [0, E)
 /// are empty slots (−1, and the sentinel E). The sum runs in ascending expert id. With bf16 x the weights' copies are
 /// rounded to bf16 and products are accumulated in fp32. Dropout's mask is a function of (key, token, expert, unit)
-/// (kernels/dropout.h). Weights that stay as they are between calls are packed for the products once. A row's bits depend on that row, its routing and the weights alone. Differentiable in x, weight
-/// and the weights; an expert without tokens gets a zero gradient. Throws UserError where shapes or types do not fit.
-/// The environment variable SMOE_KERNEL=reference forces the plain body, which every faster one agrees with to rounding.
+/// (kernels/dropout.h). Weights that stay as they are between calls are packed for the products once. A row's bits depend
+/// on that row, its routing and the weights alone. Differentiable in x, weight and the weights; an expert without tokens
+/// gets a zero gradient. Throws UserError where shapes or types do not fit.
+/// The environment variable SMOE_KERNEL forces a body, which agree to rounding: reference, the plain one, or grouped, the
+/// one for GPUs (kernels/kernel_choice.h).
 at::Tensor moe_mlp(const at::Tensor& x, const at::Tensor& expert, const at::Tensor& weight, const MlpWeights& weights,
                    Activation activation, double dropout_p, uint64_t dropout_key);
 

@@ -22,6 +22,10 @@ struct MlpCall {
   MlpOptions options;
 };
 
+/// Which of them: the names that smoe::moe_mlp_forward and smoe::moe_mlp_backward know them by are reference, grouped and
+/// blocks.
+enum class MlpBody { kReference, kGrouped, kBlocks };
+
 /// Any device, any floating dtype, in LibTorch's operators and with their autograd (moe_mlp_reference.cpp).
 at::Tensor moe_mlp_reference(const MlpCall& call);
 
@@ -30,8 +34,9 @@ at::Tensor moe_mlp_reference(const MlpCall& call);
 bool moe_mlp_cpu_takes(const at::Tensor& x, const MlpWeights& weights, Activation activation);
 
 /// What the forward pass leaves: y [T, D], and for the backward pass, where it was asked for, the hidden rows before
-/// their activation [T · K, H or 2 H] in the dtype of x, grouped by expert (kernels/expert_rows.h); rows past the last
-/// are arbitrary. Before ReLU, units that dropout drops are negative there, so that its mask is drawn once.
+/// their activation [R, H or 2 H] in the dtype of x, grouped by expert; rows past the last group are arbitrary. The CPU
+/// body has R = T · K (kernels/expert_rows.h), the grouped one groups of whole tiles (kernels/row_plan.h). In the CPU
+/// body, units before ReLU that dropout drops are negative there, so that its mask is drawn once.
 struct MlpForward {
   at::Tensor y, hidden;
 };
@@ -47,5 +52,14 @@ using MlpGradients = std::array<at::Tensor, 6>;
 /// From the gradient [T, D] of y and the hidden rows (moe_mlp_cpu_backward.cpp).
 MlpGradients moe_mlp_cpu_backward(const MlpCall& call, const at::Tensor& hidden, const at::Tensor& gradient,
                                   const MlpWanted& wanted);
+
+/// The grouped body's groups begin at multiples of this many rows: a tile of the products of a CPU (row_linear.h), and
+/// 16 bytes and more on a GPU.
+inline constexpr int64_t kGroupedAlign = 16;
+
+/// CPU and CUDA, in fp32, fp64 and bf16, all experts in one product (moe_mlp_grouped.cpp).
+MlpForward moe_mlp_grouped_forward(const MlpCall& call, bool keep_hidden);
+MlpGradients moe_mlp_grouped_backward(const MlpCall& call, const at::Tensor& hidden, const at::Tensor& gradient,
+                                      const MlpWanted& wanted);
 
 }  // namespace smoe

@@ -93,4 +93,9 @@ RowPlan row_plan_by_sorting(const at::Tensor& expert, int64_t experts, int64_t a
   return {offsets.to(at::kInt), slot.to(at::kInt), std::get<0>(at::sort(place, /*dim=*/1)).to(at::kInt)};
 }
 
+at::Tensor expert_of_rows(const at::Tensor& offsets, int64_t rows) {
+  const at::Tensor ends = offsets.narrow(0, 1, offsets.size(0) - 1).contiguous();
+  return at::searchsorted(ends, at::arange(rows, offsets.options()), /*out_int32=*/false, /*right=*/true);
+}
+
 }  // namespace smoe

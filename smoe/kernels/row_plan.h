@@ -32,4 +32,7 @@ RowPlan make_row_plan(const at::Tensor& expert, int64_t experts, int64_t align);
 /// The same plan in LibTorch's operators, on any device and without waiting for it.
 RowPlan row_plan_by_sorting(const at::Tensor& expert, int64_t experts, int64_t align);
 
+/// The expert of each of so many rows, int64 [rows]; E for rows past the last group.
+at::Tensor expert_of_rows(const at::Tensor& offsets, int64_t rows);
+
 }  // namespace smoe

@@ -77,6 +77,12 @@ class Layer(BenchTest):
         self.assertEqual(result["kernel"], "reference")
         self.assertEqual(result["activation_bytes"], 0, "it computes its forward pass once more in the backward pass")
 
+    def test_the_grouped_body(self):
+        result = self.bench("layer", "--shape", SHAPE, "--kernel", "grouped")
+        self.check(result)
+        self.assertEqual(result["kernel"], "grouped")
+        self.assertGreaterEqual(result["activation_bytes"], 40 * 2 * 48 * 4, "one hidden tensor, in whole tiles")
+
     def test_gated(self):
         result = self.bench("layer", "--shape", SHAPE, "--activation", "swiglu")
         self.check(result, products=3)

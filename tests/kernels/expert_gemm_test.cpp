@@ -2,7 +2,6 @@
 #include "smoe/kernels/expert_gemm.h"
 
 #include <gtest/gtest.h>
-#include <stdlib.h>
 
 #include <limits>
 #include <random>
@@ -72,10 +71,9 @@ Expected loop(const GemmCase& c) {
 /// Runs f once as the environment asks and once for each kernel that it can be asked for.
 void for_each_choice(const std::function<void(const std::string&)>& f) {
   for (const char* kernel : {"", "reference", "grouped"}) {
-    ::setenv("SMOE_KERNEL", kernel, 1);
+    const ForceKernel force(kernel);
     SCOPED_TRACE(std::string("SMOE_KERNEL=") + kernel);
     f(kernel);
-    ::unsetenv("SMOE_KERNEL");
     if (::testing::Test::HasFatalFailure()) return;
   }
 }

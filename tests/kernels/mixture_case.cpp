@@ -1,5 +1,7 @@
 #include "tests/kernels/mixture_case.h"
 
+#include <stdlib.h>
+
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -78,6 +80,7 @@ MixtureCase random_case(std::mt19937_64& random, at::ScalarType exact_in) {
   if (below(8) == 0) s.T = below(2);
   if (below(12) == 0) s.T = 60 + below(80);
   if (below(40) == 0) s = {.T = 33 + below(40), .K = 0, .E = 3, .D = 33 + below(100), .H = 65 + below(150)};
+  if (below(8) == 0) s.D = 16 * (1 + below(2)), s.H = 16 * (1 + below(3));  // as at::_grouped_mm wants them
   s.K = below(6) == 0 ? s.E : below(6) == 0 ? 1 : 1 + below(static_cast<uint64_t>(s.E));
   s.b1 = below(4) != 0;
   s.b2 = below(4) != 0;
@@ -165,6 +168,12 @@ const std::vector<NamedBody>& bodies() {
       {"reference",
        [](const MixtureCase& c) { return moe_mlp_reference(call(c)); },
        {at::kFloat, at::kDouble, at::kBFloat16}},
+      {"grouped",
+       [](const MixtureCase& c) {
+         const ForceKernel grouped("grouped");
+         return moe_mlp(c.x, c.expert, c.weight, c.weights, c.activation, c.dropout_p, c.dropout_key);
+       },
+       {at::kFloat, at::kDouble, at::kBFloat16}},
   };
   return all;
 }
@@ -182,6 +191,19 @@ std::vector<NamedBody> bodies_for(at::ScalarType type) {
     if (std::count(candidate.types.begin(), candidate.types.end(), type) > 0) out.push_back(candidate);
   }
   return out;
+}
+
+ForceKernel::ForceKernel(const std::string& name) {
+  if (const char* set = std::getenv("SMOE_KERNEL")) before_ = set;
+  ::setenv("SMOE_KERNEL", name.c_str(), 1);
+}
+
+ForceKernel::~ForceKernel() {
+  if (before_) {
+    ::setenv("SMOE_KERNEL", before_->c_str(), 1);
+  } else {
+    ::unsetenv("SMOE_KERNEL");
+  }
 }
 
 bool same_bits(const at::Tensor& a, const at::Tensor& b) {

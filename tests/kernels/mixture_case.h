@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <random>
 #include <string>
 #include <vector>
@@ -55,7 +56,8 @@ Expected naive_mixture(const MixtureCase& c);
 
 using Body = std::function<at::Tensor(const MixtureCase&)>;
 
-/// "moe_mlp", the operator, which takes the CPU body in fp32 and bf16, and "reference", the plain body by itself.
+/// "moe_mlp", the operator, which takes the CPU body in fp32 and bf16; "reference", the plain body by itself; "grouped",
+/// the operator where SMOE_KERNEL asks for that body.
 struct NamedBody {
   std::string name;
   Body run;
@@ -65,6 +67,18 @@ const std::vector<NamedBody>& bodies();
 const NamedBody& body(const std::string& name);
 /// Those that take x of that dtype.
 std::vector<NamedBody> bodies_for(at::ScalarType type);
+
+/// Sets SMOE_KERNEL and puts it back at the end.
+class ForceKernel {
+ public:
+  explicit ForceKernel(const std::string& name);
+  ~ForceKernel();
+  ForceKernel(const ForceKernel&) = delete;
+  ForceKernel& operator=(const ForceKernel&) = delete;
+
+ private:
+  std::optional<std::string> before_;
+};
 
 /// Whether two tensors have the same bytes, NaN included.
 bool same_bits(const at::Tensor& a, const at::Tensor& b);

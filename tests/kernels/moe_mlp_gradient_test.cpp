@@ -66,8 +66,8 @@ TEST(MoeMlpGradient, EmptySlotsEmptyExpertsAndOneThatTakesAll) {
 TEST(MoeMlpGradient, AnExpertWithoutTokensGetsZeros) {
   for (const auto type : {at::kFloat, at::kDouble, at::kBFloat16}) {
     for (const NamedBody& each : bodies_for(type)) {
-      for (const int64_t tokens : {0, 30}) {
-        MixtureCase c = make_case({.T = tokens, .K = 2, .E = 5, .D = 7, .H = 9}, 70).to(type);
+      for (const auto& [tokens, D, H] : {std::tuple(0, 7, 9), std::tuple(30, 7, 9), std::tuple(30, 16, 32)}) {
+        MixtureCase c = make_case({.T = tokens, .K = 2, .E = 5, .D = D, .H = H}, 70).to(type);
         c.expert = c.expert.masked_fill(c.expert.eq(3), -1);
         for (const auto& [name, input] : inputs_of(c)) input.set_requires_grad(true);
         each.run(c).sum().backward();

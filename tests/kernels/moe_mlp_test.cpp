@@ -2,10 +2,10 @@
 #include "smoe/kernels/moe_mlp.h"
 
 #include <gtest/gtest.h>
-#include <stdlib.h>
 
 #include <algorithm>
 #include <limits>
+#include <tuple>
 
 #include "tests/base/temp_folder.h"
 #include "tests/kernels/mixture_case.h"
@@ -127,9 +127,11 @@ TEST(MoeMlp, AnIdOfWeightZeroIsComputedAnEmptySlotIsNot) {
 }
 
 TEST(MoeMlp, ANanRowStaysInItsOwnRow) {
+  const double nan = std::numeric_limits<double>::quiet_NaN(), infinity = std::numeric_limits<double>::infinity();
   for (const auto type : {at::kFloat, at::kDouble, at::kBFloat16}) {
-    for (const double poison : {std::numeric_limits<double>::quiet_NaN(), std::numeric_limits<double>::infinity()}) {
-      const MixtureCase c = make_case({.T = 21, .K = 2, .E = 3, .D = 18, .H = 33}, 5).to(type);
+    for (const auto& [poison, D, H] :
+         {std::tuple(nan, 18, 33), std::tuple(infinity, 18, 33), std::tuple(nan, 16, 32)}) {
+      const MixtureCase c = make_case({.T = 21, .K = 2, .E = 3, .D = D, .H = H}, 5).to(type);
       MixtureCase sick = c;
       sick.x = c.x.clone();
       sick.x.select(0, 7).fill_(poison);
@@ -161,16 +163,36 @@ TEST(MoeMlp, DropoutDrawsTheSameMaskInEveryBody) {
   }
 }
 
-TEST(MoeMlp, TheEnvironmentCanForceThePlainBody) {
-  const MixtureCase c = make_case({.T = 40, .K = 2, .E = 3, .D = 30, .H = 50}, 7).to(at::kFloat);
-  ::setenv("SMOE_KERNEL", "reference", 1);
-  const at::Tensor y = body("moe_mlp").run(c);
-  ::setenv("SMOE_KERNEL", "referense", 1);
-  const std::string message = message_of([&] { body("moe_mlp").run(c); });
-  ::unsetenv("SMOE_KERNEL");
-  EXPECT_TRUE(same_bits(y, body("reference").run(c)));
-  EXPECT_NE(message.find("SMOE_KERNEL='referense' is not known; known: auto, reference, grouped"), std::string::npos)
-      << message;
+TEST(MoeMlp, TheEnvironmentCanForceABody) {
+  const MixtureCase c = make_case({.T = 40, .K = 2, .E = 3, .D = 32, .H = 48}, 7).to(at::kFloat);
+  const auto forced = [&](const std::string& name) {
+    const ForceKernel force(name);
+    return body("moe_mlp").run(c);
+  };
+  EXPECT_TRUE(same_bits(forced("reference"), body("reference").run(c)));
+  EXPECT_TRUE(same_bits(forced("grouped"), body("grouped").run(c)));
+  for (const char* any : {"", "auto"}) EXPECT_TRUE(same_bits(forced(any), body("moe_mlp").run(c)));
+  for (const char* name : {"referense", "the fast one"}) {
+    const std::string message = message_of([&] { forced(name); });
+    EXPECT_NE(message.find(std::string("SMOE_KERNEL='") + name + "' is not known; known: auto, reference, grouped"),
+              std::string::npos)
+        << message;
+  }
+}
+
+TEST(MoeMlp, ShapesAreKnownWithoutNumbers) {
+  MixtureCase c = make_case({.T = 5, .K = 2, .E = 3, .D = 16, .H = 32}, 9);
+  const auto meta = [](const at::Tensor& t) { return t.to(torch::kMeta); };
+  c.x = meta(c.x).set_requires_grad(true);
+  c.weights = {meta(c.weights.w1), meta(c.weights.b1), meta(c.weights.w2), meta(c.weights.b2)};
+  c.expert = meta(c.expert);
+  c.weight = meta(c.weight);
+  for (const char* name : {"moe_mlp", "grouped"}) {
+    const at::Tensor y = body(name).run(c);
+    EXPECT_EQ(y.sizes(), c.x.sizes()) << name;
+    y.sum().backward();
+    EXPECT_EQ(c.x.grad().sizes(), c.x.sizes()) << name;
+  }
 }
 
 TEST(MoeMlp, RefusesWhatDoesNotFitAndSaysTheShapes) {

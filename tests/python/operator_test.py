@@ -203,17 +203,21 @@ class WhatTorchDemands(OperatorTest):
 
     def test_its_two_halves(self):
         for dtype, activation, bias, case in self.cases():
-            reference = dtype == torch.float64 or case.w2.size(2) % 2 == 1
+            plain = dtype == torch.float64 or case.w2.size(2) % 2 == 1
             *tensors, name = case.arguments(lambda t: t.detach())
-            for keep in (False, True):
-                with self.subTest(dtype=dtype, activation=activation, bias=bias, keep=keep):
-                    arguments = [*tensors, name, 0.25, 7, keep, reference]
-                    self.assert_passes(torch.ops.smoe.moe_mlp_forward.default, arguments)
-            y, hidden = torch.ops.smoe.moe_mlp_forward(*tensors, name, 0.25, 7, True, reference)
-            for wanted in ([True, True, True, bias, True, bias], [True, False, True, False, False, False]):
-                with self.subTest(dtype=dtype, activation=activation, bias=bias, wanted=wanted):
-                    arguments = [torch.ones_like(y), *tensors, hidden, name, 0.25, 7, wanted, reference]
-                    self.assert_passes(torch.ops.smoe.moe_mlp_backward.default, arguments)
+            for body in ("reference", "grouped") if plain else ("reference", "grouped", "blocks"):
+                self.check_halves(body, tensors, name, bias)
+
+    def check_halves(self, body, tensors, name, bias):
+        for keep in (False, True):
+            with self.subTest(body=body, dtype=tensors[0].dtype, activation=name, keep=keep):
+                arguments = [*tensors, name, 0.25, 7, keep, body]
+                self.assert_passes(torch.ops.smoe.moe_mlp_forward.default, arguments)
+        y, hidden = torch.ops.smoe.moe_mlp_forward(*tensors, name, 0.25, 7, True, body)
+        for wanted in ([True, True, True, bias, True, bias], [True, False, True, False, False, False]):
+            with self.subTest(body=body, dtype=tensors[0].dtype, activation=name, wanted=wanted):
+                arguments = [torch.ones_like(y), *tensors, hidden, name, 0.25, 7, wanted, body]
+                self.assert_passes(torch.ops.smoe.moe_mlp_backward.default, arguments)
 
     def test_the_parts(self):
         smoe = torch.ops.smoe
