@@ -13,12 +13,17 @@ function(smoe_target target)
   target_compile_features(${target} PUBLIC cxx_std_20)
   target_link_libraries(${target} PRIVATE OpenMP::OpenMP_CXX)
   # -fPIC everywhere, executables too, so that one precompiled header serves all targets.
-  target_compile_options(${target} PRIVATE -fPIC -Wall -Wextra -Wshadow -Wnon-virtual-dtor
-                                           $<$<BOOL:${SMOE_WARNINGS_AS_ERRORS}>:-Werror>)
+  set(options -fPIC -Wall -Wextra -Wshadow -Wnon-virtual-dtor)
+  if(SMOE_WARNINGS_AS_ERRORS)
+    list(APPEND options -Werror)
+  endif()
   # GCC 12 sees overlapping copies in std::string where there are none (its bug 105651).
-  target_compile_options(${target} PRIVATE $<$<CXX_COMPILER_ID:GNU>:-Wno-restrict>)
+  if(CMAKE_CXX_COMPILER_ID STREQUAL GNU)
+    list(APPEND options -Wno-restrict)
+  endif()
   # The two halves of bitwise equality that the compiler has a say in: no fused multiply-add behind our back.
-  target_compile_options(${target} PRIVATE -ffp-contract=off)
+  list(APPEND options -ffp-contract=off)
+  target_compile_options(${target} PRIVATE $<$<COMPILE_LANGUAGE:CXX>:${options}>)
   if(SMOE_SANITIZE)
     # GCC guesses wrong about std::function once sanitizers have been at it.
     target_compile_options(${target} PRIVATE -fsanitize=${SMOE_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all
@@ -32,7 +37,7 @@ endfunction()
 function(smoe_precompiled_header target)
   if(target STREQUAL "smoe")
     target_precompile_headers(smoe PRIVATE "${PROJECT_SOURCE_DIR}/smoe/tensor/precompiled.h")
-    target_compile_options(smoe PRIVATE -fpch-preprocess)
+    target_compile_options(smoe PRIVATE $<$<COMPILE_LANGUAGE:CXX>:-fpch-preprocess>)
   else()
     target_precompile_headers(${target} REUSE_FROM smoe)
     target_compile_options(${target} PRIVATE -fpch-preprocess)

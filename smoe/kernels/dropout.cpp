@@ -10,6 +10,7 @@
 
 #include "smoe/base/error.h"
 #include "smoe/kernels/dropout_rows.h"
+#include "smoe/kernels/row_kernels.h"
 #include "smoe/tensor/profiled_part.h"
 
 namespace smoe {
@@ -49,6 +50,7 @@ class DropoutFunction : public torch::autograd::Function<DropoutFunction> {
 
  private:
   static at::Tensor apply_mask(const at::Tensor& x, double p, int64_t key) {
+    if (row_kernels_take(x)) return dropout_cuda(x, p, static_cast<uint64_t>(key));
     const DropoutRule rule(p, static_cast<uint64_t>(key));
     const at::Tensor from = x.is_cpu() ? x.contiguous() : x;
     if (x.is_cpu()) {

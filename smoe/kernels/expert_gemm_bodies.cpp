@@ -4,15 +4,18 @@
 #include <ATen/Parallel.h>
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/ops/arange.h>
+#include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/mm.h>
 #include <ATen/ops/sum.h>
+#include <ATen/ops/zeros.h>
 
 #include <algorithm>
 
 #include "smoe/base/error.h"
 #include "smoe/kernels/kernel_choice.h"
 #include "smoe/kernels/row_linear.h"
+#include "smoe/kernels/row_plan.h"
 #include "smoe/tensor/one_thread.h"
 
 namespace smoe {
@@ -118,6 +121,13 @@ void zero_past_the_last_group(at::Tensor& out, const at::Tensor& offsets) {
   }
   const at::Tensor end = offsets.narrow(0, offsets.size(0) - 1, 1);
   out.masked_fill_(at::arange(out.size(0), offsets.options()).ge(end).unsqueeze(1), 0);
+}
+
+void add_expert_bias(at::Tensor& rows, const at::Tensor& bias, const at::Tensor& offsets) {
+  if (!bias.defined()) return;
+  const at::Tensor none = at::zeros({1, bias.size(1)}, rows.options());  // for rows past the last group
+  const at::Tensor by_expert = at::cat({bias.to(rows.scalar_type()), none});
+  rows.add_(by_expert.index_select(0, expert_of_rows(offsets, rows.size(0))));
 }
 
 at::Tensor expert_products(const at::Tensor& rows, const at::Tensor& offsets, const at::Tensor& w,

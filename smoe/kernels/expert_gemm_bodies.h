@@ -24,6 +24,9 @@ std::vector<int64_t> offsets_on_cpu(const at::Tensor& offsets, int64_t rows);
 /// What stands past the last group becomes zero.
 void zero_past_the_last_group(at::Tensor& out, const at::Tensor& offsets);
 
+/// Adds to each row [R, N] the bias [E, N] of its expert, in place; undefined: nothing.
+void add_expert_bias(at::Tensor& rows, const at::Tensor& bias, const at::Tensor& offsets);
+
 /// rows [R, D] · w[e]ᵀ + bias[e] → [R, N] in the dtype of rows; bias may be undefined.
 at::Tensor expert_products(const at::Tensor& rows, const at::Tensor& offsets, const at::Tensor& w,
                            const at::Tensor& bias, GemmBody body);

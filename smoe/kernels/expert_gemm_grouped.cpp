@@ -1,13 +1,12 @@
 // expert_gemm on at::_grouped_mm: all experts in one call that does not wait for the device. What it leaves open is
 // closed here: it does not write the rows past the last group, and on some devices not the matrices of empty groups.
 #include <ATen/ops/_grouped_mm.h>
-#include <ATen/ops/cat.h>
 #include <ATen/ops/ones.h>
 #include <ATen/ops/zeros.h>
 
 #include "smoe/kernels/expert_gemm_bodies.h"
+#include "smoe/kernels/row_kernels.h"
 #include "smoe/kernels/row_linear.h"
-#include "smoe/kernels/row_plan.h"
 #include "smoe/tensor/one_thread.h"
 
 namespace smoe {
@@ -47,10 +46,9 @@ at::Tensor expert_products_grouped(const at::Tensor& rows, const at::Tensor& off
   if (rows.size(0) == 0) return at::zeros({0, w.size(1)}, rows.options());
   const at::Tensor until = ends(offsets);
   const OneThreadProducts one_thread;
-  const at::Tensor out = at::_grouped_mm(rows.contiguous(), operand(w, rows).transpose(1, 2), until);
-  if (!bias.defined()) return out;
-  const at::Tensor none = at::zeros({1, bias.size(1)}, rows.options());  // for rows past the last group
-  return out + at::cat({bias.to(rows.scalar_type()), none}).index_select(0, expert_of_rows(offsets, rows.size(0)));
+  at::Tensor out = at::_grouped_mm(rows.contiguous(), operand(w, rows).transpose(1, 2), until);
+  add_expert_bias(out, bias, offsets);
+  return out;
 }
 
 at::Tensor expert_input_gradient_grouped(const at::Tensor& gradient, const at::Tensor& offsets, const at::Tensor& w) {
@@ -67,6 +65,7 @@ at::Tensor expert_weight_gradient_grouped(const at::Tensor& gradient, const at::
 
 at::Tensor expert_bias_gradient_grouped(const at::Tensor& gradient, const at::Tensor& offsets,
                                         const at::Tensor& scale) {
+  if (row_kernels_take(gradient)) return column_sums_cuda(gradient, offsets, scale);
   // A sum of rows is a product with ones; as a product it has a fixed order, which an indexed sum on a GPU has not.
   const at::Tensor ones = scale.defined() ? scale.to(gradient.scalar_type()).unsqueeze(1)
                                           : at::ones({gradient.size(0), 1}, gradient.options());

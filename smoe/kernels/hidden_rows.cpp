@@ -3,11 +3,13 @@
 #include <ATen/Parallel.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/zeros.h>
+#include <ATen/ops/zeros_like.h>
 
 #include <algorithm>
 
 #include "smoe/kernels/dropout_rows.h"
 #include "smoe/kernels/expert_gemm_bodies.h"
+#include "smoe/kernels/row_kernels.h"
 
 namespace smoe {
 namespace {
@@ -55,20 +57,29 @@ struct Parts {
 
 }  // namespace
 
-at::Tensor hidden_rows(const at::Tensor& pre, const RowPlan& plan, const MlpOptions& options) {
+at::Tensor hidden_rows(at::Tensor& pre, const at::Tensor& bias, const RowPlan& plan, const MlpOptions& options) {
+  if (row_kernels_take(pre)) return hidden_rows_cuda(pre, bias, plan, options);
+  zero_past_the_last_group(pre, plan.offsets);
+  add_expert_bias(pre, bias, plan.offsets);
   return Parts(pre, plan, options).after.to(pre.scalar_type());
 }
 
-HiddenGradients hidden_rows_backward(const at::Tensor& pre, const at::Tensor& through, const at::Tensor& scale,
-                                     const RowPlan& plan, const MlpOptions& options) {
+HiddenGradients hidden_rows_backward(const at::Tensor& pre, const OutputGradient& gradient, const RowPlan& plan,
+                                     const MlpOptions& options) {
+  if (row_kernels_take(pre)) return hidden_rows_backward_cuda(pre, gradient, plan, options);
   const Parts parts(pre, plan, options);
-  const at::Tensor row_scale = scale.unsqueeze(1);
+  const at::Tensor scale = gradient.scale.unsqueeze(1);
   HiddenGradients out;
-  out.after = (parts.after * row_scale).to(pre.scalar_type());
-  if (!through.defined()) return out;
-  const at::Tensor wide = through.to(parts.after.scalar_type());
-  out.dot = (wide * parts.after).sum(1);
-  const at::Tensor of_after = parts.weighed(wide * row_scale);
+  out.after = (parts.after * scale).to(pre.scalar_type());
+  if (!gradient.through.defined()) return out;
+  const at::Tensor through = gradient.through.to(parts.after.scalar_type());
+  out.dot = (through * parts.after).sum(1);
+  if (gradient.bias.defined()) {
+    at::Tensor bias = at::zeros_like(gradient.of_rows);
+    add_expert_bias(bias, gradient.bias, plan.offsets);
+    out.dot = out.dot + (gradient.of_rows.to(out.dot.scalar_type()) * bias).sum(1);
+  }
+  const at::Tensor of_after = parts.weighed(through * scale);
   const at::Tensor of_gate =
       activate_backward(parts.times_value(of_after), parts.gate, gate_function(options.activation));
   out.pre = parts.value.defined() ? at::cat({of_gate, of_after * parts.function}, 1) : of_gate;

@@ -1,4 +1,4 @@
-// What stands between the two matrices of an expert, for rows grouped by expert: activation and dropout.
+// What stands between the two matrices of an expert, for rows grouped by expert: bias, activation and dropout.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -8,20 +8,28 @@
 
 namespace smoe {
 
-/// drop(act(pre)): pre [R, H], with a gated activation [R, 2 H] → [R, H] in the dtype of pre, computed in fp32 (fp64 for
-/// fp64). Dropout's mask is that of (key, token, expert, unit) (kernels/dropout.h). A row's bits depend on that row and
-/// where it belongs alone; rows past the last group come out arbitrary. No autograd.
-at::Tensor hidden_rows(const at::Tensor& pre, const RowPlan& plan, const MlpOptions& options);
+/// Adds the bias (may be undefined) to pre [R, H], with a gated activation [R, 2 H], in place, and gives drop(act(pre))
+/// [R, H] in the dtype of pre, computed in fp32 (fp64 for fp64). Dropout's mask is that of (key, token, expert, unit)
+/// (kernels/dropout.h). A row's bits depend on that row and where it belongs alone; rows past the last group become zero,
+/// in pre too. No autograd.
+at::Tensor hidden_rows(at::Tensor& pre, const at::Tensor& bias, const RowPlan& plan, const MlpOptions& options);
+
+/// What comes back to the hidden rows.
+struct OutputGradient {
+  at::Tensor of_rows;  ///< [R, D] the gradient of each row's output, not yet weighted
+  at::Tensor through;  ///< [R, H] the same sent back through the second matrix; undefined where only `after` is wanted
+  at::Tensor scale;    ///< [R] the weight of each row, in fp32 (fp64 for fp64); 0 for a row that stands for no slot
+  at::Tensor bias;     ///< [E, D] the second bias, or undefined
+};
 
 struct HiddenGradients {
   at::Tensor pre;    ///< the gradient of pre, in its dtype
   at::Tensor after;  ///< scale[r] · drop(act(pre)) [R, H], in the dtype of pre, for the gradient of the second matrix
-  at::Tensor dot;    ///< ⟨through[r], drop(act(pre[r]))⟩ [R], in the dtype of scale
+  at::Tensor dot;    ///< [R] ⟨of_rows[r], the row's output⟩, the gradient of the row's weight, in the dtype of scale
 };
 
-/// From through [R, H], the gradient of the output of row r sent back through the second matrix, not yet weighted, and
-/// the weight of each row, scale [R], in fp32 (fp64 for fp64). Where `through` is undefined there is only `after`.
-HiddenGradients hidden_rows_backward(const at::Tensor& pre, const at::Tensor& through, const at::Tensor& scale,
-                                     const RowPlan& plan, const MlpOptions& options);
+/// pre with its bias, as hidden_rows left it. Where `through` is undefined there is only `after`.
+HiddenGradients hidden_rows_backward(const at::Tensor& pre, const OutputGradient& gradient, const RowPlan& plan,
+                                     const MlpOptions& options);
 
 }  // namespace smoe

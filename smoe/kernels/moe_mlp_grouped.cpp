@@ -1,11 +1,12 @@
 // The mixture on grouped products: a few large operators, each over the rows of all experts, and none that waits for the
-// device. In LibTorch's operators throughout, so it runs on any device; on CUDA it is the body for bf16.
-#include <ATen/ops/cat.h>
-#include <ATen/ops/zeros.h>
+// device (but where our CUDA kernels are not built, for dropout's masks). Between the products LibTorch's operators or
+// those kernels compute. On CUDA it is the body for bf16.
+#include <ATen/ops/empty.h>
 
 #include "smoe/kernels/expert_gemm_bodies.h"
 #include "smoe/kernels/hidden_rows.h"
 #include "smoe/kernels/moe_mlp_bodies.h"
+#include "smoe/kernels/row_kernels.h"
 #include "smoe/kernels/row_moves.h"
 
 namespace smoe {
@@ -29,12 +30,11 @@ struct Rows {
   }
 };
 
-/// ⟨row, bias of its expert⟩ [R]; rows past the last group give 0.
-at::Tensor dot_bias(const at::Tensor& rows, const at::Tensor& bias, const RowPlan& plan, at::ScalarType type) {
-  const at::Tensor none = at::zeros({1, bias.size(1)}, rows.options());
-  const at::Tensor of_row =
-      at::cat({bias.to(rows.scalar_type()), none}).index_select(0, expert_of_rows(plan.offsets, plan.rows()));
-  return (rows.to(type) * of_row).sum(1);
+/// y from the rows of the second product, which lack its bias.
+at::Tensor combine_with_bias(at::Tensor& rows, const at::Tensor& bias, const at::Tensor& weight, const RowPlan& plan) {
+  if (row_kernels_take(rows)) return combine_rows_cuda(rows, bias, weight, plan);
+  add_expert_bias(rows, bias, plan.offsets);
+  return combine_rows(rows, weight, plan);
 }
 
 }  // namespace
@@ -42,11 +42,12 @@ at::Tensor dot_bias(const at::Tensor& rows, const at::Tensor& bias, const RowPla
 MlpForward moe_mlp_grouped_forward(const MlpCall& call, bool keep_hidden) {
   const MlpWeights& w = call.weights;
   Rows rows(call, true);
-  const at::Tensor pre = expert_products(rows.x, rows.plan.offsets, w.w1, w.b1, rows.gemm);
+  at::Tensor pre = expert_products(rows.x, rows.plan.offsets, w.w1, {}, rows.gemm);
   rows.x.reset();
-  const at::Tensor after = hidden_rows(pre, rows.plan, call.options);
-  const at::Tensor out = expert_products(after, rows.plan.offsets, w.w2, w.b2, rows.gemm);
-  return {combine_rows(out, call.weight, rows.plan), keep_hidden ? pre : pre.new_empty({0, pre.size(1)})};
+  const at::Tensor after = hidden_rows(pre, w.b1, rows.plan, call.options);
+  if (!keep_hidden) pre = at::empty({0, pre.size(1)}, pre.options());
+  at::Tensor out = expert_products(after, rows.plan.offsets, w.w2, {}, rows.gemm);
+  return {combine_with_bias(out, w.b2, call.weight, rows.plan), pre};
 }
 
 MlpGradients moe_mlp_grouped_backward(const MlpCall& call, const at::Tensor& hidden, const at::Tensor& gradient,
@@ -57,20 +58,19 @@ MlpGradients moe_mlp_grouped_backward(const MlpCall& call, const at::Tensor& hid
   const Rows rows(call, w1_wanted);
   const RowPlan& plan = rows.plan;
   const at::Tensor of_rows = gather_rows(gradient, plan);  // not yet weighted
-  const at::Tensor scale =
-      weight_of_rows(call.weight.to(of_rows.scalar_type() == at::kDouble ? at::kDouble : at::kFloat), plan);
+  const auto sums = of_rows.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
+  OutputGradient back{of_rows, {}, weight_of_rows(call.weight.to(sums), plan), w.b2};
   MlpGradients out;
-  if (b2_wanted) out[5] = expert_bias_gradient(of_rows, plan.offsets, scale, w.b2.scalar_type(), rows.gemm);
+  if (b2_wanted) out[5] = expert_bias_gradient(of_rows, plan.offsets, back.scale, w.b2.scalar_type(), rows.gemm);
   if (!through_wanted && !w2_wanted) return out;
 
-  at::Tensor through;
-  if (through_wanted) through = expert_input_gradient(of_rows, plan.offsets, w.w2, rows.gemm);
-  HiddenGradients h = hidden_rows_backward(hidden, through, scale, plan, call.options);
-  if (w2_wanted) out[4] = expert_weight_gradient(of_rows, h.after, plan.offsets, w.w2.scalar_type(), rows.gemm);
-  if (weight_wanted) {
-    if (w.b2.defined()) h.dot = h.dot + dot_bias(of_rows, w.b2, plan, h.dot.scalar_type());
-    out[1] = slots_of_rows(h.dot, plan).to(call.weight.scalar_type());
+  if (through_wanted) {
+    back.through = expert_input_gradient(of_rows, plan.offsets, w.w2, rows.gemm);
+    if (!row_kernels_take(back.through)) zero_past_the_last_group(back.through, plan.offsets);  // they do not read it
   }
+  const HiddenGradients h = hidden_rows_backward(hidden, back, plan, call.options);
+  if (w2_wanted) out[4] = expert_weight_gradient(of_rows, h.after, plan.offsets, w.w2.scalar_type(), rows.gemm);
+  if (weight_wanted) out[1] = slots_of_rows(h.dot, plan).to(call.weight.scalar_type());
   if (w1_wanted) out[2] = expert_weight_gradient(h.pre, rows.x, plan.offsets, w.w1.scalar_type(), rows.gemm);
   if (b1_wanted) out[3] = expert_bias_gradient(h.pre, plan.offsets, {}, w.b1.scalar_type(), rows.gemm);
   if (x_wanted) out[0] = combine_rows(expert_input_gradient(h.pre, plan.offsets, w.w1, rows.gemm), {}, plan);

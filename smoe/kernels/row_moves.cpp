@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "smoe/base/error.h"
+#include "smoe/kernels/row_kernels.h"
 
 namespace smoe {
 namespace {
@@ -160,6 +161,7 @@ at::Tensor slots_of_rows(const at::Tensor& value, const RowPlan& plan) {
 }
 
 at::Tensor gather_rows(const at::Tensor& x, const RowPlan& plan) {
+  if (row_kernels_take(x)) return gather_rows_cuda(x, plan);
   if (!x.is_cpu()) return gather_anywhere(x, plan);
   at::Tensor out = at::empty({plan.rows(), x.size(1)}, x.options());
   const at::Tensor from = x.contiguous();
@@ -169,6 +171,7 @@ at::Tensor gather_rows(const at::Tensor& x, const RowPlan& plan) {
 
 at::Tensor combine_rows(const at::Tensor& rows, const at::Tensor& weight, const RowPlan& plan) {
   const at::Tensor w = weight.defined() ? weight.to(sum_type(rows)).contiguous() : weight;
+  if (row_kernels_take(rows)) return combine_rows_cuda(rows, {}, w, plan);
   if (!rows.is_cpu()) return combine_anywhere(rows, w, plan);
   at::Tensor out = at::empty({plan.tokens(), rows.size(1)}, rows.options());
   const at::Tensor from = rows.contiguous();
@@ -180,6 +183,7 @@ std::pair<at::Tensor, at::Tensor> combine_rows_backward(const at::Tensor& gradie
                                                         const at::Tensor& weight, const RowPlan& plan) {
   const auto sums = sum_type(gradient);
   const at::Tensor w = weight.defined() ? weight.to(sums).contiguous() : weight;
+  if (row_kernels_take(gradient)) return combine_rows_backward_cuda(gradient, rows, w, plan);
   if (!gradient.is_cpu()) {
     const at::Tensor spread = gather_rows(gradient, plan).to(sums);
     const at::Tensor of_rows = w.defined() ? spread * weight_of_rows(w, plan).unsqueeze(1) : spread;

@@ -1,0 +1,244 @@
+// What the CUDA kernels do for each element, run here by loops in their place, against LibTorch's operators on a CPU.
+#include "smoe/kernels/row_elements.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <limits>
+
+#include "smoe/kernels/dropout.h"
+#include "smoe/kernels/expert_gemm_bodies.h"
+#include "smoe/kernels/hidden_rows.h"
+#include "smoe/kernels/row_moves.h"
+#include "tests/kernels/mixture_case.h"
+
+namespace smoe {
+namespace {
+
+using namespace testing;
+
+template <class T>
+constexpr at::ScalarType kType = std::is_same_v<T, double>  ? at::kDouble
+                                 : std::is_same_v<T, float> ? at::kFloat
+                                                            : at::kBFloat16;
+template <class T>
+constexpr at::ScalarType kWideType = std::is_same_v<T, double> ? at::kDouble : at::kFloat;
+/// What results may differ by, relative.
+template <class T>
+constexpr double kSlack = std::is_same_v<T, double>  ? 1e-6
+                          : std::is_same_v<T, float> ? 1e-5
+                                                     : 0x1p-7;
+
+template <class T>
+T* data(const at::Tensor& t) {
+  return t.defined() ? static_cast<T*>(t.mutable_data_ptr()) : nullptr;
+}
+
+RowPlanView view(const RowPlan& plan) {
+  return {data<int32_t>(plan.offsets),
+          data<int32_t>(plan.slot),
+          data<int32_t>(plan.place),
+          plan.offsets.size(0) - 1,
+          plan.tokens(),
+          plan.slots(),
+          plan.rows()};
+}
+
+template <class T>
+at::Tensor normal(at::IntArrayRef shape) {
+  return torch::randn(shape, torch::kFloat64).to(kType<T>);
+}
+
+template <class T>
+void expect_near(const at::Tensor& got, const at::Tensor& want, const char* what) {
+  EXPECT_TRUE(torch::allclose(got.to(at::kDouble), want.to(at::kDouble), kSlack<T>, kSlack<T>))
+      << what << ' ' << kType<T>;
+}
+
+RowPlan random_plan(std::mt19937_64& random) {
+  const MixtureCase c = random_case(random);
+  return make_row_plan(c.expert, c.experts(), random() % 2 == 0 ? 1 : 8);
+}
+
+template <class T>
+class RowElements : public ::testing::Test {
+ protected:
+  RowElements() { torch::manual_seed(3); }
+  std::mt19937_64 random_{17};
+};
+using Types = ::testing::Types<float, double, Bf16>;
+TYPED_TEST_SUITE(RowElements, Types);
+
+TYPED_TEST(RowElements, FindTheExpertOfARow) {
+  for (int i = 0; i < 50; ++i) {
+    const RowPlan plan = random_plan(this->random_);
+    const at::Tensor want = expert_of_rows(plan.offsets, plan.rows());
+    for (int64_t row = 0; row < plan.rows(); ++row) {
+      ASSERT_EQ(view(plan).expert_of(row), want[row].template item<int64_t>()) << plan.offsets;
+    }
+  }
+}
+
+TYPED_TEST(RowElements, GatherAndCombine) {
+  using T = TypeParam;
+  for (int i = 0; i < 40; ++i) {
+    const RowPlan plan = random_plan(this->random_);
+    const int64_t D = 1 + i % 7, E = plan.offsets.size(0) - 1;
+    const at::Tensor x = normal<T>({plan.tokens(), D}), rows = normal<T>({plan.rows(), D}), bias = normal<T>({E, D});
+    const at::Tensor weight = normal<Wide<T>>({plan.tokens(), plan.slots()});
+    const at::Tensor gathered = torch::empty_like(rows);
+    for (int64_t n = 0; n < rows.numel(); ++n) {
+      data<T>(gathered)[n] = gathered_element(view(plan), data<T>(x), D, n / D, n % D);
+    }
+    EXPECT_TRUE(same_bits(gathered, gather_rows(x, plan)));
+
+    for (const bool biased : {false, true}) {
+      for (const at::Tensor& w : {at::Tensor(), weight}) {
+        at::Tensor whole = rows.to(at::kDouble).clone(), got = torch::empty_like(x);
+        if (biased) add_expert_bias(whole, bias.to(at::kDouble), plan.offsets);
+        const CombineArguments<T> arguments{
+            view(plan), data<T>(rows), biased ? data<T>(bias) : nullptr, data<Wide<T>>(w), D, data<T>(got)};
+        for (int64_t n = 0; n < x.numel(); ++n) combine_element(arguments, n / D, n % D);
+        expect_near<T>(got, combine_rows(whole, w, plan), "combine");
+      }
+    }
+
+    const at::Tensor of_rows = torch::empty_like(rows), of_weight = torch::zeros_like(weight);
+    const SpreadArguments<T> arguments{view(plan), data<T>(x),       data<T>(rows),           data<Wide<T>>(weight),
+                                       D,          data<T>(of_rows), data<Wide<T>>(of_weight)};
+    for (int64_t row = 0; row < plan.rows(); ++row) {
+      Wide<T> dot = 0;
+      for (int64_t d = 0; d < D; ++d) dot += spread_element(arguments, row, d);
+      if (view(plan).is_used(row)) data<Wide<T>>(of_weight)[data<int32_t>(plan.slot)[row]] = dot;
+    }
+    const auto want = combine_rows_backward(x, rows, weight, plan);
+    EXPECT_TRUE(same_bits(of_rows, want.first));
+    expect_near<T>(of_weight, want.second, "the gradient of the weight");
+  }
+}
+
+TYPED_TEST(RowElements, HiddenRowsAndTheirGradient) {
+  using T = TypeParam;
+  for (int i = 0; i < 48; ++i) {
+    const RowPlan plan = random_plan(this->random_);
+    const auto activation = static_cast<Activation>(i % 8);
+    const int64_t units = 1 + i % 11, E = plan.offsets.size(0) - 1, R = plan.rows(), D = 3;
+    const int64_t N = is_gated(activation) ? 2 * units : units;
+    const MlpOptions options{activation, i % 3 == 0 ? 0.0 : 0.3, this->random_()};
+    const DropoutRule rule(options.dropout_p, options.dropout_key);
+    SCOPED_TRACE(activation_names()[static_cast<size_t>(i % 8)]);
+    const auto used = [&](const at::Tensor& t) { return t.narrow(0, 0, plan.offsets[E].item<int64_t>()); };
+
+    at::Tensor pre = normal<T>({R, N}), want_pre = pre.clone();
+    const at::Tensor bias = i % 2 == 0 ? at::Tensor() : normal<T>({E, N}),
+                     after = torch::empty({R, units}, pre.options());
+    HiddenArguments<T> arguments{};
+    arguments.plan = view(plan);
+    arguments.units = units;
+    arguments.function = static_cast<GateFunction>(gate_function(activation));
+    arguments.gated = is_gated(activation);
+    arguments.key = rule.key;
+    arguments.drop_below = rule.drop_below;
+    arguments.kept_scale = rule.scale;
+    arguments.bias = data<T>(bias);
+    arguments.pre = data<T>(pre);
+    arguments.after = data<T>(after);
+    for (int64_t row = 0; row < R; ++row) {
+      for (int64_t quad = 0; 4 * quad < units; ++quad) hidden_quad(arguments, row, quad);
+    }
+    const at::Tensor want_after = hidden_rows(want_pre, bias, plan, options);
+    EXPECT_TRUE(same_bits(used(pre), used(want_pre)));
+    expect_near<T>(used(after), used(want_after), "after");
+    EXPECT_TRUE(torch::equal(used(after).eq(0), used(want_after).eq(0)));  // the same are dropped
+    EXPECT_EQ(after.narrow(0, used(after).size(0), R - used(after).size(0)).abs().sum().template item<float>(), 0);
+
+    const at::Tensor weight = normal<Wide<T>>({plan.tokens(), plan.slots()});
+    const OutputGradient back{normal<T>({R, D}), normal<T>({R, units}), weight_of_rows(weight, plan), {}};
+    const HiddenGradients want = hidden_rows_backward(want_pre, back, plan, options);
+    const at::Tensor of_pre = torch::empty_like(pre), scaled = torch::empty_like(after);
+    const at::Tensor dot = torch::empty({R}, back.scale.options());
+    arguments.after = data<T>(scaled);
+    arguments.through = data<T>(back.through);
+    arguments.scale = data<Wide<T>>(back.scale);
+    arguments.of_pre = data<T>(of_pre);
+    for (int64_t row = 0; row < R; ++row) {
+      data<Wide<T>>(dot)[row] = 0;
+      for (int64_t quad = 0; 4 * quad < units; ++quad) {
+        data<Wide<T>>(dot)[row] += hidden_quad_backward(arguments, row, quad);
+      }
+    }
+    expect_near<T>(used(of_pre), used(want.pre), "the gradient of pre");
+    expect_near<T>(used(scaled), used(want.after), "after times the weight");
+    const at::Tensor for_a_slot = plan.slot.lt(plan.tokens() * plan.slots());
+    expect_near<T>(dot.masked_select(for_a_slot), want.dot.masked_select(for_a_slot), "dot");
+  }
+}
+
+TYPED_TEST(RowElements, ColumnSums) {
+  using T = TypeParam;
+  for (int i = 0; i < 20; ++i) {
+    const RowPlan plan = random_plan(this->random_);
+    const int64_t N = 1 + i % 5, E = plan.offsets.size(0) - 1;
+    const at::Tensor rows = normal<T>({plan.rows(), N});
+    for (const at::Tensor& scale : {at::Tensor(), normal<Wide<T>>({plan.rows()})}) {
+      const at::Tensor got = torch::zeros({E, N}, torch::TensorOptions(kWideType<T>));
+      for (int64_t n = 0; n < got.numel(); ++n) {
+        for (int64_t line = 0; line < 8; ++line) {
+          data<Wide<T>>(got)[n] +=
+              column_sum(view(plan), data<T>(rows), data<Wide<T>>(scale), N, n / N, n % N, line, 8);
+        }
+      }
+      const at::Tensor want = expert_bias_gradient(rows, plan.offsets, scale, kWideType<T>, GemmBody::kPlain);
+      EXPECT_TRUE(torch::allclose(got, want, 1e-4, 1e-4)) << got << want;
+    }
+  }
+}
+
+TYPED_TEST(RowElements, DropoutOfATensor) {
+  using T = TypeParam;
+  for (const int64_t count : {0, 1, 3, 4, 5, 130}) {
+    for (const double p : {0.25, 1e-12}) {
+      const DropoutRule rule(p, 99);
+      const at::Tensor x = normal<T>({count}), got = torch::empty_like(x);
+      for (int64_t quad = 0; 4 * quad < count; ++quad) {
+        dropout_quad(data<T>(x), count, rule.key, rule.drop_below, rule.scale, quad, data<T>(got));
+      }
+      EXPECT_TRUE(same_bits(got, smoe::dropout(x, p, 99))) << count << ' ' << p;
+    }
+  }
+}
+
+TEST(ElementMath, GateFunctionsAndSlopesAreLibTorchs) {
+  const at::Tensor x = torch::cat({torch::linspace(-12, 12, 481, torch::kFloat64), torch::tensor({-1e30, 1e30, -0.0})});
+  for (int i = 0; i < 4; ++i) {
+    const auto activation = static_cast<Activation>(i);
+    const at::Tensor value = activate(x, activation), slope = activate_backward(torch::ones_like(x), x, activation);
+    for (int64_t n = 0; n < x.numel(); ++n) {
+      const auto got = gate_function_at(static_cast<GateFunction>(i), x[n].item<double>());
+      if (std::abs(x[n].item<double>()) > 1e20 && i == 2) continue;  // there the slope is 0 · ∞ in LibTorch too
+      EXPECT_NEAR(got.value, value[n].item<double>(), 1e-12 * (1 + std::abs(got.value))) << i << ' ' << x[n];
+      EXPECT_NEAR(got.slope, slope[n].item<double>(), 1e-12) << i << ' ' << x[n];
+    }
+    EXPECT_TRUE(std::isnan(gate_function_at(static_cast<GateFunction>(i), std::nanf("")).value));
+  }
+}
+
+TEST(ElementMath, Bf16RoundsAsLibTorchDoes) {
+  std::mt19937 random(4);
+  for (int i = 0; i < 100000; ++i) {
+    const uint32_t bits = i < 70000 ? static_cast<uint32_t>(random()) : static_cast<uint32_t>(i - 70000) << 15;
+    float x;
+    memcpy(&x, &bits, sizeof x);
+    const c10::BFloat16 want(x);
+    const Bf16 got = narrow<Bf16>(x);
+    if (std::isnan(x)) {
+      EXPECT_TRUE(std::isnan(widen(got)));
+    } else {
+      ASSERT_EQ(got.bits, want.x) << bits;
+      ASSERT_EQ(widen(got), static_cast<float>(want));
+    }
+  }
+}
+
+}  // namespace
+}  // namespace smoe
