@@ -1,7 +1,11 @@
 // What a report shows of its runs, as JSON.
 #include <algorithm>
 #include <cmath>
+#include <iterator>
+#include <map>
 #include <set>
+#include <string_view>
+#include <tuple>
 
 #include "smoe/base/build_info.h"
 #include "smoe/base/error.h"
@@ -91,15 +95,15 @@ Json heat_maps(const std::vector<StepLine>& lines, size_t columns) {
 
 /// The evaluations of the training itself, a series for each k.
 Json validation(const std::vector<ValidLine>& lines) {
-  std::vector<std::optional<int64_t>> ks;
+  std::map<std::optional<int64_t>, size_t> place;  // in `series`, which are in the order of their first lines
+  std::vector<std::vector<ValidLine>> series;
   for (const ValidLine& line : lines) {
-    if (std::find(ks.begin(), ks.end(), line.k) == ks.end()) ks.push_back(line.k);
+    const auto [found, is_new] = place.try_emplace(line.k, series.size());
+    if (is_new) series.emplace_back();
+    series[found->second].push_back(line);
   }
-  return column(ks, [&](const std::optional<int64_t>& k) {
-    std::vector<ValidLine> own;
-    std::copy_if(lines.begin(), lines.end(), std::back_inserter(own),
-                 [&](const ValidLine& line) { return line.k == k; });
-    return Json{{"k", or_null(k)},
+  return column(series, [](const std::vector<ValidLine>& own) {
+    return Json{{"k", or_null(own[0].k)},
                 {"step", column(own, [](const ValidLine& line) { return line.step; })},
                 {"nll", column(own, [](const ValidLine& line) { return finite(line.nll); })},
                 {"bpc", column(own, [](const ValidLine& line) { return finite(line.bpc); })}};
@@ -117,32 +121,32 @@ Json to_json(const EvaluationRow& row) {
           {"tokens_per_second", finite(row.tokens_per_second)}};
 }
 
-/// Whether two evaluations measured the same thing.
-bool same_subject(const Evaluation& a, const Evaluation& b) {
-  return a.checkpoint == b.checkpoint && a.split == b.split && a.data_sha256 == b.data_sha256;
-}
-
 /// What is known of each checkpoint and text, the latest measured last. Of two measurements at the same k and of as many
 /// tokens the later one stands.
 Json evaluations(const std::vector<Evaluation>& all) {
+  using Subject = std::tuple<std::string_view, std::string_view, std::string_view>;  // checkpoint, split, data
+  std::map<Subject, size_t> place;
   std::vector<Evaluation> merged;
-  for (const Evaluation& evaluation : all) {
-    Evaluation subject = evaluation;
-    const auto earlier = std::find_if(merged.begin(), merged.end(),
-                                      [&](const Evaluation& other) { return same_subject(other, evaluation); });
-    if (earlier != merged.end()) {
-      for (const EvaluationRow& old : earlier->rows) {
-        const bool replaced =
-            std::any_of(evaluation.rows.begin(), evaluation.rows.end(), [&](const EvaluationRow& row) {
-              return row.k == old.k && row.setting == old.setting && row.tokens == old.tokens;
-            });
-        if (!replaced) subject.rows.push_back(old);
-      }
-      merged.erase(earlier);
+  using RowKey = std::tuple<std::optional<int64_t>, std::string_view, int64_t>;  // k, setting, tokens
+  std::vector<std::set<RowKey>> known;                                           // of the rows of each that come later
+  for (auto evaluation = all.rbegin(); evaluation != all.rend(); ++evaluation) {
+    const Subject subject{evaluation->checkpoint, evaluation->split, evaluation->data_sha256};
+    const auto [found, is_new] = place.try_emplace(subject, merged.size());
+    if (is_new) {
+      known.emplace_back();
+      merged.push_back(*evaluation);
+      merged.back().rows.clear();
     }
-    std::stable_sort(subject.rows.begin(), subject.rows.end(),
+    std::set<RowKey>& later = known[found->second];
+    const auto key_of = [](const EvaluationRow& row) { return RowKey{row.k, row.setting, row.tokens}; };
+    std::copy_if(evaluation->rows.begin(), evaluation->rows.end(), std::back_inserter(merged[found->second].rows),
+                 [&](const EvaluationRow& row) { return !later.contains(key_of(row)); });
+    for (const EvaluationRow& row : evaluation->rows) later.insert(key_of(row));
+  }
+  std::reverse(merged.begin(), merged.end());
+  for (Evaluation& evaluation : merged) {
+    std::stable_sort(evaluation.rows.begin(), evaluation.rows.end(),
                      [](const EvaluationRow& a, const EvaluationRow& b) { return a.k < b.k; });
-    merged.push_back(std::move(subject));
   }
   return column(merged, [](const Evaluation& evaluation) {
     return Json{{"checkpoint", evaluation.checkpoint},
@@ -215,17 +219,19 @@ std::vector<std::string> run_names(const std::vector<RunRecord>& runs) {
 /// The settings in which the runs differ: [name, [value in each run, null where its recipe lacks it]].
 Json differences(const std::vector<RunRecord>& runs) {
   std::vector<std::string> names;
+  std::set<std::string_view> seen;
+  std::vector<std::map<std::string_view, std::string_view>> recipes;
   for (const RunRecord& run : runs) {
+    recipes.emplace_back(run.recipe.begin(), run.recipe.end());
     for (const auto& [name, value] : run.recipe) {
-      if (std::find(names.begin(), names.end(), name) == names.end()) names.push_back(name);
+      if (seen.insert(name).second) names.push_back(name);
     }
   }
   Json rows = Json::array();
   for (const std::string& name : names) {
-    const Json values = column(runs, [&](const RunRecord& run) -> Json {
-      const auto found =
-          std::find_if(run.recipe.begin(), run.recipe.end(), [&](const auto& s) { return s.first == name; });
-      return found == run.recipe.end() ? Json(nullptr) : Json(found->second);
+    const Json values = column(recipes, [&](const auto& recipe) {
+      const auto found = recipe.find(name);
+      return found == recipe.end() ? Json(nullptr) : Json(found->second);
     });
     if (std::any_of(values.begin(), values.end(), [&](const Json& value) { return value != values[0]; })) {
       rows.push_back({name, values});

@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <chrono>
+
 #include "smoe/base/error.h"
 #include "smoe/base/file.h"
 #include "tests/base/temp_folder.h"
@@ -167,6 +169,25 @@ TEST_F(Run, LaterEvaluationsReplaceEarlierOnes) {
   std::vector<double> bpc;
   for (const Json& row : evaluations[1]["rows"]) bpc.push_back(row["bpc"]);
   EXPECT_EQ(bpc, (std::vector<double>{2.75, 2.5, 2}));
+}
+
+TEST_F(Run, ManyLinesAreReadInTime) {
+  constexpr int64_t kCount = 20'000;
+  std::string recipe, valid, evaluations;
+  for (int64_t i = 0; i < kCount; ++i) {
+    recipe += concat("k", i, " = 1\n");
+    valid += valid_line(1, i);
+    evaluations += evaluation(i % 2 == 0 ? "step-00000005" : concat(i), i, 1);
+  }
+  put("recipe.toml", recipe);
+  put("metrics.jsonl", valid);
+  put("evaluations.jsonl", evaluations);
+  const auto start = std::chrono::steady_clock::now();
+  const Json run = report_data({read()})["runs"][0];
+  EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(20));  // anything quadratic takes longer
+  EXPECT_EQ(run["recipe"].size(), static_cast<size_t>(kCount));
+  EXPECT_EQ(run["valid"].size(), static_cast<size_t>(kCount));
+  EXPECT_EQ(run["evaluations"].size(), static_cast<size_t>(kCount / 2 + 1));
 }
 
 TEST_F(Run, SeveralRunsHaveNamesAndDifferences) {
