@@ -50,9 +50,12 @@ class Terminal {
 
   /// What was written since the last call.
   std::string text() const {
-    std::string text(8192, '\0');
-    const ssize_t got = ::read(master_, text.data(), text.size());
-    text.resize(got > 0 ? static_cast<size_t>(got) : 0);
+    // What is written arrives in pieces and later, but in its order: all is there once the mark behind it is.
+    constexpr char kMark = '\a';
+    std::fputc(kMark, file_);
+    std::fflush(file_);
+    std::string text;
+    for (char c = 0; ::read(master_, &c, 1) == 1 && c != kMark;) text += c;
     return text;
   }
 
