@@ -28,7 +28,7 @@ def add_large():
     LARGE["metrics_of_line_ends.jsonl"] = lambda: b"\n" * million
     LARGE["metrics_of_zeros.jsonl"] = lambda: bytes(64 * million) + b"\n"
     LARGE["metrics_keys.jsonl"] = lambda: b"{" + b",".join(b'"k%d":1' % i for i in range(million)) + b"}\n"
-    LARGE["evaluations_deep.jsonl"] = lambda: b'{"data":' * million
+    LARGE["evaluations_deep.jsonl"] = lambda: b'{"data":' * million + b"\n"
     LARGE["header_of_brackets.safetensors"] = lambda: safetensors('{"a":' + "[" * (90 * million))
     LARGE["header_of_objects.safetensors"] = lambda: safetensors('{"a":' * (10 * million))
     LARGE["header_long_name.safetensors"] = lambda: safetensors('{"' + "a" * (90 * million) + '":1}')
