@@ -7,11 +7,13 @@ if(SMOE_CCACHE AND NOT CMAKE_CXX_COMPILER_LAUNCHER)
 endif()
 
 # at::parallel_for is a template that without this runs on one thread and says nothing. LibTorch brings the runtime.
-find_package(OpenMP REQUIRED COMPONENTS CXX)
+if(SMOE_LIBTORCH)
+  find_package(OpenMP REQUIRED COMPONENTS CXX)
+endif()
 
 function(smoe_target target)
   target_compile_features(${target} PUBLIC cxx_std_20)
-  target_link_libraries(${target} PRIVATE OpenMP::OpenMP_CXX)
+  target_link_libraries(${target} PRIVATE $<TARGET_NAME_IF_EXISTS:OpenMP::OpenMP_CXX>)
   # -fPIC everywhere, executables too, so that one precompiled header serves all targets.
   set(options -fPIC -Wall -Wextra -Wshadow -Wnon-virtual-dtor)
   if(SMOE_WARNINGS_AS_ERRORS)
@@ -21,13 +23,17 @@ function(smoe_target target)
   if(CMAKE_CXX_COMPILER_ID STREQUAL GNU)
     list(APPEND options -Wno-restrict)
   endif()
+  # Clang takes it for ours that std::stable_sort of libstdc++ 12 uses a deprecated function.
+  if(CMAKE_CXX_COMPILER_ID STREQUAL Clang)
+    list(APPEND options -Wno-deprecated-declarations)
+  endif()
   # The two halves of bitwise equality that the compiler has a say in: no fused multiply-add behind our back.
   list(APPEND options -ffp-contract=off)
   target_compile_options(${target} PRIVATE $<$<COMPILE_LANGUAGE:CXX>:${options}>)
   if(SMOE_SANITIZE)
+    target_compile_options(${target} PRIVATE -fsanitize=${SMOE_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all)
     # GCC guesses wrong about std::function once sanitizers have been at it.
-    target_compile_options(${target} PRIVATE -fsanitize=${SMOE_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all
-                                             -Wno-maybe-uninitialized)
+    target_compile_options(${target} PRIVATE $<$<CXX_COMPILER_ID:GNU>:-Wno-maybe-uninitialized>)
     target_link_options(${target} PRIVATE -fsanitize=${SMOE_SANITIZE})
   endif()
   set_target_properties(${target} PROPERTIES DEFINE_SYMBOL "")
