@@ -7,6 +7,7 @@
 
 #include "smoe/base/error.h"
 #include "smoe/base/file.h"
+#include "smoe/base/quote.h"
 #include "smoe/base/suggest.h"
 
 namespace smoe {
@@ -16,7 +17,8 @@ using Options = std::vector<std::pair<std::string, std::string>>;
 
 const std::string& text_of(const RawSetting& setting) {
   const std::string* text = std::get_if<std::string>(&setting.value);
-  require(text != nullptr, setting.where, ": ", setting.name, " must be a string, got ", value_text(setting.value));
+  require(text != nullptr, setting.where, ": ", printable(setting.name), " must be a string, got ",
+          printable(value_text(setting.value)));
   return *text;
 }
 
@@ -24,7 +26,7 @@ int64_t integer_of(const RawSetting& setting, int64_t least) {
   constexpr int64_t kMost = 1'000'000;
   const int64_t* value = std::get_if<int64_t>(&setting.value);
   require(value != nullptr && *value >= least && *value <= kMost, setting.where, ": ", setting.name,
-          " must be an integer from ", least, " to ", kMost, ", got ", value_text(setting.value));
+          " must be an integer from ", least, " to ", kMost, ", got ", printable(value_text(setting.value)));
   return *value;
 }
 
@@ -43,8 +45,9 @@ void check_name(const std::string& name, const std::string& where) {
     return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '-' || c == '_' ||
            c == '.';
   };
-  require(std::all_of(name.begin(), name.end(), allowed) && name.size() <= 64 && name[0] != '.', where, ": '", name,
-          "' cannot name an entry: up to 64 letters, digits, '-', '_' and '.' can, not beginning with '.'");
+  require(std::all_of(name.begin(), name.end(), allowed) && !name.empty() && name.size() <= 64 && name[0] != '.', where,
+          ": ", quoted_name(name),
+          " cannot name an entry: 1 to 64 letters, digits, '-', '_' and '.' can, not beginning ", "with '.'");
 }
 
 /// The defaults that stand outside of entries.
@@ -66,7 +69,7 @@ void read_default(const RawSetting& setting, const std::filesystem::path& folder
   } else if (setting.name == "first_seed") {
     plan.first_seed = integer_of(setting, 0);
   } else {
-    throw UserError(concat(setting.where, ": unknown key '", setting.name, "'",
+    throw UserError(concat(setting.where, ": unknown key ", quoted_name(setting.name),
                            suggest(setting.name, {"title", "base", "seeds", "first_seed", "eval", "entry"})));
   }
 }
@@ -74,8 +77,8 @@ void read_default(const RawSetting& setting, const std::filesystem::path& folder
 /// The entry that `setting`, a key below "entry.", belongs to; it is made where it is new.
 CompareEntry& entry_of(const RawSetting& setting, std::string_view key, ComparePlan& plan, const Defaults& defaults) {
   const std::string name(key.substr(0, key.find('.')));
-  require(name.size() < key.size(), setting.where, ": entry.", name,
-          " must be a table of at least one line, such as a summary: [entry.", name, "]");
+  require(name.size() < key.size(), setting.where, ": ", quoted_name(setting.name),
+          " must be a table of at least one line, such as a summary: [entry.NAME]");
   const auto found = std::find_if(plan.entries.begin(), plan.entries.end(),
                                   [&](const CompareEntry& entry) { return entry.name == name; });
   if (found != plan.entries.end()) return *found;
@@ -104,7 +107,7 @@ void read_entry(const RawSetting& setting, std::string_view key, ComparePlan& pl
 }  // namespace
 
 ComparePlan read_compare_plan(const std::filesystem::path& path) {
-  const std::vector<RawSetting> settings = read_settings(read_file(path), path.string());
+  const std::vector<RawSetting> settings = read_settings(read_file(path, kLargestToml), path.string());
   ComparePlan plan;
   plan.title = path.stem().string();
   Defaults defaults;

@@ -8,6 +8,9 @@
 #include "smoe/base/build_info.h"
 #include "smoe/base/error.h"
 #include "smoe/base/file.h"
+#include "smoe/base/json.h"
+#include "smoe/base/quote.h"
+#include "smoe/study/json_object.h"
 #include "smoe/study/run_record.h"
 
 namespace smoe {
@@ -28,14 +31,14 @@ double median_of(std::vector<double> values) {
   return values.size() % 2 == 1 ? values[middle] : (values[middle - 1] + values[middle]) / 2;
 }
 
-ComparedValue read_value(const Json& json) {
-  ComparedValue result{.dial = json.at("dial").get<std::string>(),
+ComparedValue read_value(const JsonObject& json) {
+  ComparedValue result{.dial = json.text("dial"),
                        .value = std::nullopt,
-                       .bpc = json.at("bpc").get<double>(),
-                       .mean_active_experts = json.at("mean_active_experts").get<double>(),
-                       .active_parameters = json.at("active_parameters").get<double>(),
-                       .flops_per_token = json.at("flops_per_token").get<double>()};
-  if (!json.at("value").is_null()) result.value = json["value"].get<double>();
+                       .bpc = json.finite("bpc"),
+                       .mean_active_experts = json.finite("mean_active_experts"),
+                       .active_parameters = json.finite("active_parameters"),
+                       .flops_per_token = json.finite("flops_per_token")};
+  if (!json.is_null("value")) result.value = json.finite("value");
   return result;
 }
 
@@ -57,15 +60,16 @@ void read_routing(const RunRecord& record, ComparedRun& run) {
   run.entropy = mean_of(entropy);
 }
 
-ComparedRun read_compared_run(const PlannedRun& planned, const RunPaths& paths, const Json& evaluation) {
+ComparedRun read_compared_run(const PlannedRun& planned, const RunPaths& paths, const JsonObject& evaluation) {
   const RunRecord record = read_run(paths.run);
   ComparedRun run{.entry = planned.entry,
                   .path = paths.run.string(),
                   .seed = planned.seed,
-                  .parameters = evaluation.at("parameters").get<int64_t>(),
+                  .parameters = evaluation.integer("parameters"),
                   .results = {}};
-  for (const Json& result : evaluation.at("results")) run.results.push_back(read_value(result));
-  require(!run.results.empty(), "\"results\" is empty");
+  const std::string where = evaluation.where() + ": \"results\"";
+  for (const auto& result : evaluation.array("results")) run.results.push_back(read_value({result, where}));
+  require(!run.results.empty(), where, " is empty");
   if (!record.steps.empty()) run.tokens = record.steps.back().tokens;
   std::vector<double> speeds;
   for (const TimingLine& line : record.timing) speeds.push_back(line.tokens_per_second);
@@ -181,7 +185,7 @@ std::string formatted(const char* format, const std::optional<double>& value) {
 
 /// "k = 16"; "-" without a dial.
 std::string dial_text(const SummaryRow& row) {
-  return row.value ? row.dial + " = " + formatted("%g", *row.value) : "-";
+  return row.value ? printable(row.dial) + " = " + formatted("%g", *row.value) : "-";
 }
 
 }  // namespace
@@ -203,16 +207,13 @@ Comparison read_comparison(const ComparePlan& plan, const std::vector<PlannedRun
   for (const PlannedRun& planned : runs) {
     const RunPaths paths(folder, planned);
     if (!std::filesystem::exists(paths.evaluation)) continue;
-    try {
-      const Json evaluation = Json::parse(read_file(paths.evaluation)).at("evaluation");
-      comparison.runs.push_back(read_compared_run(planned, paths, evaluation));
-      comparison.split = evaluation.at("split").get<std::string>();
-      comparison.data_path = evaluation.at("data").at("path").get<std::string>();
-      comparison.data_sha256 = evaluation.at("data").at("sha256").get<std::string>();
-    } catch (const Json::exception& error) {
-      throw UserError(
-          concat(paths.evaluation.string(), ": is not an evaluation as smoe compare writes it: ", error.what()));
-    }
+    const std::string name = paths.evaluation.string();
+    const auto json = parse_json<nlohmann::json>(read_file(paths.evaluation, kLargestJsonFile), name);
+    const JsonObject evaluation = JsonObject(json, name).object("evaluation");
+    comparison.runs.push_back(read_compared_run(planned, paths, evaluation));
+    comparison.split = evaluation.text("split");
+    comparison.data_path = evaluation.object("data").text("path");
+    comparison.data_sha256 = evaluation.object("data").text("sha256");
   }
   return comparison;
 }

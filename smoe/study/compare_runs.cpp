@@ -16,6 +16,7 @@
 #include "smoe/base/child_process.h"
 #include "smoe/base/error.h"
 #include "smoe/base/file.h"
+#include "smoe/base/json.h"
 #include "smoe/base/progress.h"
 #include "smoe/study/run_record.h"
 
@@ -48,15 +49,15 @@ class FolderLock {
 /// What a finished evaluation was asked for; the file is there in whole or not at all.
 bool is_evaluated(const PlannedRun& run, const RunPaths& paths) {
   if (!std::filesystem::exists(paths.evaluation)) return false;
-  const Json json = Json::parse(read_file(paths.evaluation), nullptr, false);
-  return json.is_object() && json.value("arguments", Json()) == Json(run.evaluate);
+  const Json json = read_json_object(paths.evaluation);
+  return json.value("arguments", Json()) == Json(run.evaluate);
 }
 
 /// A run may be gone on with only as what it was begun.
 void check_stamp(const PlannedRun& run, const RunPaths& paths) {
   if (!std::filesystem::exists(paths.stamp)) return;
-  const Json json = Json::parse(read_file(paths.stamp), nullptr, false);
-  require(json.is_object() && json.value("train", Json()) == Json(run.train), paths.run.string(),
+  const Json json = read_json_object(paths.stamp);
+  require(json.value("train", Json()) == Json(run.train), paths.run.string(),
           ": was begun with other settings; remove it, or choose another folder with -o");
 }
 

@@ -1,7 +1,6 @@
 #include "smoe/study/run_record.h"
 
 #include <algorithm>
-#include <limits>
 #include <map>
 #include <string_view>
 
@@ -10,72 +9,12 @@
 #include "smoe/base/error.h"
 #include "smoe/base/file.h"
 #include "smoe/base/json.h"
+#include "smoe/study/json_object.h"
 
 namespace smoe {
 namespace {
 
 using Json = nlohmann::json;
-
-/// A JSON object from outside, and its place for messages ("runs/a/metrics.jsonl:12").
-class Object {
- public:
-  Object(const Json& json, std::string where) : json_(json), where_(std::move(where)) {
-    require(json_.is_object(), where_, ": is not a JSON object");
-  }
-
-  const std::string& where() const { return where_; }
-  bool has(const char* key) const { return json_.contains(key); }
-
-  int64_t integer(const char* key) const {
-    const Json& value = get(key);
-    require(is_integer(value), where_, ": \"", key, "\" must be an integer of at least 0");
-    return value.get<int64_t>();
-  }
-
-  std::optional<int64_t> optional_integer(const char* key) const {
-    if (get(key).is_null()) return std::nullopt;
-    return integer(key);
-  }
-
-  bool is_null(const char* key) const { return get(key).is_null(); }
-
-  /// NaN for null, which is what a log has in place of a number that is not finite.
-  double number(const char* key) const {
-    const Json& value = get(key);
-    require(value.is_number() || value.is_null(), where_, ": \"", key, "\" must be a number");
-    return value.is_null() ? std::numeric_limits<double>::quiet_NaN() : value.get<double>();
-  }
-
-  std::string text(const char* key) const {
-    const Json& value = get(key);
-    require(value.is_string(), where_, ": \"", key, "\" must be a string");
-    return value.get<std::string>();
-  }
-
-  const Json& array(const char* key) const {
-    const Json& value = get(key);
-    require(value.is_array(), where_, ": \"", key, "\" must be an array");
-    return value;
-  }
-
-  Object object(const char* key) const { return {get(key), concat(where_, ": \"", key, "\"")}; }
-
- private:
-  static bool is_integer(const Json& value) {
-    constexpr uint64_t kMax = std::numeric_limits<int64_t>::max();
-    return value.is_number_unsigned() ? value.get<uint64_t>() <= kMax
-                                      : value.is_number_integer() && value.get<int64_t>() >= 0;
-  }
-
-  const Json& get(const char* key) const {
-    const auto found = json_.find(key);
-    require(found != json_.end(), where_, ": \"", key, "\" is missing");
-    return *found;
-  }
-
-  const Json& json_;
-  std::string where_;
-};
 
 /// Calls `take` with each whole line of the log at `path`; with none where there is no such file.
 template <class Take>
@@ -89,12 +28,12 @@ void for_each_line(const std::filesystem::path& path, Take take) {
     if (end == std::string::npos) return;
     const std::string where = concat(path.string(), ":", number);
     const Json json = parse_json<Json>(std::string_view(text).substr(begin, end - begin), where);
-    take(Object(json, where));
+    take(JsonObject(json, where));
     begin = end + 1;
   }
 }
 
-LayerLine read_layer(const Object& object) {
+LayerLine read_layer(const JsonObject& object) {
   LayerLine layer{.load = {}, .entropy = object.number("entropy"), .dropped = object.number("dropped")};
   for (const Json& share : object.array("load")) {
     require(share.is_number(), object.where(), ": \"load\" must hold numbers");
@@ -103,7 +42,7 @@ LayerLine read_layer(const Object& object) {
   return layer;
 }
 
-StepLine read_step_line(const Object& object) {
+StepLine read_step_line(const JsonObject& object) {
   StepLine line{.step = object.integer("step"),
                 .tokens = object.integer("tokens"),
                 .loss = object.number("loss"),
@@ -128,7 +67,7 @@ void require_follows(const StepLine& before, const StepLine& line, const std::st
 
 void read_metrics(const std::filesystem::path& path, RunRecord& run) {
   std::map<std::optional<int64_t>, int64_t> last_valid;  // k → step
-  for_each_line(path, [&](const Object& object) {
+  for_each_line(path, [&](const JsonObject& object) {
     if (!object.has("split")) {
       StepLine line = read_step_line(object);
       if (!run.steps.empty()) require_follows(run.steps.back(), line, object.where());
@@ -151,7 +90,7 @@ void read_metrics(const std::filesystem::path& path, RunRecord& run) {
 
 std::vector<TimingLine> read_timing(const std::filesystem::path& path) {
   std::vector<TimingLine> lines;
-  for_each_line(path, [&](const Object& object) {
+  for_each_line(path, [&](const JsonObject& object) {
     const TimingLine line{.step = object.integer("step"),
                           .seconds = object.number("seconds"),
                           .tokens_per_second = object.number("tokens_per_second")};
@@ -163,13 +102,13 @@ std::vector<TimingLine> read_timing(const std::filesystem::path& path) {
 }
 
 /// The value of a dial that is not k, in words; empty where the dial is k or there is none.
-std::string read_setting(const Object& object) {
+std::string read_setting(const JsonObject& object) {
   const std::string dial = object.has("dial") ? object.text("dial") : "none";
   if (dial == "k" || dial == "none") return "";
   return object.is_null("value") ? dial : dial + " " + double_text(object.number("value"));
 }
 
-EvaluationRow read_evaluation_row(const Object& object) {
+EvaluationRow read_evaluation_row(const JsonObject& object) {
   std::string setting = read_setting(object);
   return {.k = setting.empty() ? object.optional_integer("value") : std::nullopt,
           .setting = std::move(setting),
@@ -183,8 +122,8 @@ EvaluationRow read_evaluation_row(const Object& object) {
 
 std::vector<Evaluation> read_evaluations(const std::filesystem::path& path) {
   std::vector<Evaluation> evaluations;
-  for_each_line(path, [&](const Object& object) {
-    const Object data = object.object("data");
+  for_each_line(path, [&](const JsonObject& object) {
+    const JsonObject data = object.object("data");
     Evaluation evaluation{.checkpoint = object.text("checkpoint"),
                           .split = object.text("split"),
                           .data_path = data.text("path"),

@@ -14,6 +14,8 @@
 #include "smoe/base/safetensors.h"
 #include "smoe/data/tokenizers/byte_vocabulary.h"
 #include "smoe/models/checkpoint_index.h"
+#include "smoe/study/compare_plan.h"
+#include "smoe/study/compare_results.h"
 #include "smoe/study/report.h"
 #include "tests/base/small_config.h"
 
@@ -60,6 +62,25 @@ void read_config(const std::filesystem::path& file) {
   from_json(fields, read_json_object(file), file.string());
   from_json(fields_again, parse_json(to_json(fields).dump(), "again"), "again");
   expect(to_toml(fields_again) == to_toml(fields), "the settings changed by being written");
+}
+
+void read_plan(const std::filesystem::path& file) {
+  for (const CompareEntry& entry : read_compare_plan(file).entries) {
+    expect(is_file_name(entry.name) && entry.seeds >= 1, "an entry cannot name its runs");
+  }
+}
+
+/// The evaluation of a run that smoe compare did, beside the run.
+void read_evaluation(const std::filesystem::path& file) {
+  ComparePlan plan;
+  plan.entries = {{.name = "a", .summary = "", .settings = {}, .seeds = 1, .evaluation = {}}};
+  const PlannedRun run{.entry = "a", .name = "a-seed1", .seed = 1, .steps = 10, .train = {}, .evaluate = {}};
+  const std::filesystem::path folder = file.parent_path().parent_path();
+  expect(RunPaths(folder, run).evaluation == file, "the evaluation is not looked for where it is");
+  const Comparison comparison = read_comparison(plan, {run}, folder);
+  const std::string json = to_json(comparison).dump();
+  expect(nlohmann::ordered_json::accept(json), "the results are no JSON");
+  expect(!comparison_table(comparison).empty() && !comparison_page(comparison).empty(), "nothing is shown");
 }
 
 void read_manifest(const std::filesystem::path& file) { verify_manifest(file.parent_path()); }
@@ -124,6 +145,8 @@ const std::vector<Format>& formats() {
       {"safetensors", "model.safetensors", read_safetensors},
       {"recipe", "recipe.toml", read_recipe},
       {"config", "config.json", read_config},
+      {"plan", "plan.toml", read_plan},
+      {"evaluation", "runs/a-seed1.eval.json", read_evaluation},
       {"manifest", "checkpoint/manifest.json", read_manifest},
       {"index", "checkpoints/index.json", read_index},
       {"tokenizer", "tokenizer.json", read_tokenizer},
@@ -143,10 +166,13 @@ const Format& find_format(std::string_view name) {
 }
 
 FormatPlace::FormatPlace(const Format& format) : format_(format) {
-  for (const char* name : {"run", "checkpoint", "checkpoints/step-00000005", "checkpoints/step-00000010"}) {
+  for (const char* name :
+       {"run", "runs/a-seed1", "checkpoint", "checkpoints/step-00000005", "checkpoints/step-00000010"}) {
     std::filesystem::create_directories(folder_ / name);
   }
-  folder_.put("run/recipe.toml", "[train]\nsteps = 10\n");
+  for (const char* name : {"run/recipe.toml", "runs/a-seed1/recipe.toml"}) {
+    folder_.put(name, "[train]\nsteps = 10\n");
+  }
   folder_.put("checkpoint/config.json", "{}\n");
   folder_.put("checkpoint/model.safetensors", "abc");
 }
