@@ -18,7 +18,7 @@ from tool import sets
 
 try:
     import torch
-    from safetensors import safe_open
+    from safetensors import SafetensorError, deserialize, safe_open
     from safetensors.torch import load_file, save_file
     WHY_NOT = None
 except ImportError as error:
@@ -56,6 +56,20 @@ class RareTensors(unittest.TestCase):
             if tensor.numel():
                 bits, expected_bits = (each.view(-1).view(torch.uint8) for each in (found[name], tensor))
                 self.assertTrue(torch.equal(bits, expected_bits), name)
+
+
+@unittest.skipIf(WHY_NOT, WHY_NOT)
+class BrokenFiles(unittest.TestCase):
+    def test_smoe_refuses_what_the_package_refuses(self):
+        lines = (FORMATS / "faults" / "safetensors.txt").read_text().splitlines()
+        refused = 0
+        for name, fault in (line.split("  ", 1) for line in lines):
+            try:
+                deserialize((FORMATS / "broken" / "safetensors" / name).read_bytes())
+            except SafetensorError:
+                refused += 1
+                self.assertNotEqual(fault, "(good)", name)
+        self.assertGreater(refused, 50)
 
 
 @unittest.skipIf(WHY_NOT, WHY_NOT)
