@@ -17,7 +17,7 @@ namespace {
 template <int Bytes>
 uint64_t read_sum_body(const void* data, int64_t bytes) {
   typedef uint64_t Vector __attribute__((vector_size(Bytes)));
-  constexpr int kSums = 8;
+  constexpr int64_t kSums = 8;
   static_assert(kReadStep % (kSums * Bytes) == 0);
   const char* at = static_cast<const char*>(data);
   const auto next = [&at] {

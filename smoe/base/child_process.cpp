@@ -7,7 +7,7 @@
 
 #include <cerrno>
 #include <csignal>
-#include <cstring>
+#include <system_error>
 
 #include "smoe/base/error.h"
 
@@ -16,7 +16,7 @@ namespace {
 
 constexpr int kCannotRun = 127;
 
-[[noreturn]] void fail(const std::string& what) { throw Failure(what + ": " + std::strerror(errno)); }
+[[noreturn]] void fail(const std::string& what) { throw Failure(what + ": " + std::system_category().message(errno)); }
 
 /// A file as a descriptor, which programs that are started do not inherit.
 class Descriptor {

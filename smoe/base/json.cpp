@@ -37,7 +37,7 @@ class Builder : public nlohmann::json_sax<Json> {
   bool number_unsigned(uint64_t value) override { return put(value); }
   bool number_float(double value, const std::string& /*text*/) override { return put(value); }
   bool string(std::string& value) override { return put(std::move(value)); }
-  bool binary(typename Json::binary_t& value) override { return put(std::move(value)); }
+  bool binary(Json::binary_t& value) override { return put(std::move(value)); }
 
   bool start_object(size_t /*size*/) override {
     open(Json::object());

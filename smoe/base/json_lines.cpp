@@ -43,7 +43,7 @@ uint64_t kept_size(const std::filesystem::path& path, int64_t keep_through) {
 
 }  // namespace
 
-JsonLines::JsonLines(std::filesystem::path path, int64_t keep_through) {
+JsonLines::JsonLines(const std::filesystem::path& path, int64_t keep_through) {
   const bool keep = keep_through >= 0 && std::filesystem::exists(path);
   if (keep) truncate_file(path, kept_size(path, keep_through));
   file_ = std::make_unique<FileWriter>(path, /*append=*/keep);

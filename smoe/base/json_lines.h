@@ -17,7 +17,7 @@ class JsonLines {
   /// Opens for appending. The log is cut first, from the first line whose "step" is greater than `keep_through`, and so
   /// is a last line that is not whole (the process was killed while it wrote); a negative `keep_through` starts an
   /// empty log. Throws UserError where a whole line before the cut is no JSON object with an integer "step".
-  JsonLines(std::filesystem::path path, int64_t keep_through);
+  JsonLines(const std::filesystem::path& path, int64_t keep_through);
 
   /// Appends a line and hands it to the system: it outlives a kill of the process, not a loss of power. Throws
   /// UserError where `line` is no object with an integer "step".

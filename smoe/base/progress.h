@@ -17,6 +17,8 @@ class ProgressBar {
   /// `first` is where the loop starts (a resumed run), `total` where it ends.
   ProgressBar(std::string title, int64_t first, int64_t total, std::FILE* out = stderr);
   ~ProgressBar();
+  ProgressBar(const ProgressBar&) = delete;
+  ProgressBar& operator=(const ProgressBar&) = delete;
 
   /// `done` of `total` steps are done; `text` stands behind the bar.
   void update(int64_t done, const std::string& text);
@@ -50,6 +52,8 @@ class ProgressBoard {
 
   explicit ProgressBoard(std::FILE* out = stderr);
   ~ProgressBoard();
+  ProgressBoard(const ProgressBoard&) = delete;
+  ProgressBoard& operator=(const ProgressBoard&) = delete;
 
   /// The bars as they are now.
   void show(std::vector<Line> lines);

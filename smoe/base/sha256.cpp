@@ -16,8 +16,12 @@ void check(int result) {
 }  // namespace
 
 struct Sha256::Impl {
-  EVP_MD_CTX* context = EVP_MD_CTX_new();
+  Impl() = default;
   ~Impl() { EVP_MD_CTX_free(context); }
+  Impl(const Impl&) = delete;
+  Impl& operator=(const Impl&) = delete;
+
+  EVP_MD_CTX* context = EVP_MD_CTX_new();
 };
 
 Sha256::Sha256() : impl_(std::make_unique<Impl>()) {

@@ -28,7 +28,7 @@ std::vector<PlannedRun> planned_runs(const ComparePlan& plan, const std::vector<
 
 /// Where the files of a run are: its folder, its evaluation and its log.
 struct RunPaths {
-  RunPaths(const std::filesystem::path& comparison, const PlannedRun& run);
+  RunPaths(const std::filesystem::path& comparison, const PlannedRun& of);
 
   std::filesystem::path run, stamp, evaluation, log;
 };

@@ -30,6 +30,8 @@ class SmallDisk {
     ::setrlimit(RLIMIT_FSIZE, &before_);
     ::signal(SIGXFSZ, handler_);
   }
+  SmallDisk(const SmallDisk&) = delete;
+  SmallDisk& operator=(const SmallDisk&) = delete;
 
  private:
   void (*handler_)(int);

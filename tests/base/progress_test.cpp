@@ -17,7 +17,10 @@ namespace {
 /// A file that is no terminal, and what was written to it.
 class PlainOutput {
  public:
+  PlainOutput() = default;
   ~PlainOutput() { std::fclose(file_); }
+  PlainOutput(const PlainOutput&) = delete;
+  PlainOutput& operator=(const PlainOutput&) = delete;
   std::FILE* file() const { return file_; }
   std::string text() const {
     std::rewind(file_);
@@ -46,6 +49,8 @@ class Terminal {
     std::fclose(file_);
     ::close(master_);
   }
+  Terminal(const Terminal&) = delete;
+  Terminal& operator=(const Terminal&) = delete;
   std::FILE* file() const { return file_; }
 
   /// What was written since the last call.

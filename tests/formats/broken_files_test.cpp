@@ -11,6 +11,7 @@
 namespace smoe {
 
 /// How GoogleTest shows what a test is about.
+// NOLINTNEXTLINE(misc-use-internal-linkage,readability-identifier-naming): GoogleTest looks for it under this name
 void PrintTo(const Format& format, std::ostream* out) { *out << format.name; }
 
 namespace {
