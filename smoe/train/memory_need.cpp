@@ -58,6 +58,10 @@ std::optional<MemoryNeed> training_memory(const LanguageModel& model, const Reci
   const double active = experts_of_token(model.dial(), recipe, /*training=*/true);
   const Lengths step{.batch = train.batch / train.accumulate, .segment = train.segment, .memory = train.memory};
   const PassMemory pass = model.pass_memory(step, active, /*training=*/true);
+  // The objective thor makes two passes before it goes back, and keeps what symmetric_divergence() makes of their logits: both
+  // logarithms, both probabilities, both differences.
+  const bool thor = recipe.objective.kind == "thor";
+  const double logits = 4 * static_cast<double>(step.batch * step.segment * model.spec().vocabulary);
   MemoryNeed need{.program = kProgram,
                   .weights = bytes.all,
                   .packed = pass.packed,
@@ -65,8 +69,7 @@ std::optional<MemoryNeed> training_memory(const LanguageModel& model, const Reci
                   .optimizer = 2 * bytes.trainable,
                   // A step holds what it began with until it has ended, for the case of a loss that is not finite.
                   .memory = 2 * memory_bytes(model, train.batch, train.memory),
-                  // The objective thor makes two passes before it goes back.
-                  .activations = (recipe.objective.kind == "thor" ? 2 : 1) * pass.kept + pass.passing};
+                  .activations = (thor ? 2 * pass.kept + 6 * logits : pass.kept) + pass.passing};
   const EvalLengths eval = eval_lengths(train);
   const Lengths lengths{.batch = eval.batch, .segment = eval.segment, .memory = eval.memory};
   const PassMemory evaluation =

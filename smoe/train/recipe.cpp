@@ -8,18 +8,23 @@
 #include "smoe/moe/router.h"
 
 namespace smoe {
+namespace {
+
+constexpr double kLongest = 1 << 24;  // of what is multiplied with each other and with widths
+
+}  // namespace
 
 void TrainConfig::describe(Fields& fields) {
-  fields.add("batch", &batch, "parallel streams of text (B)", at_least(1));
-  fields.add("segment", &segment, "tokens of each stream in a step (S)", at_least(1));
-  fields.add("memory", &memory, "past tokens that attention sees beside the segment (M)", at_least(0));
+  fields.add("batch", &batch, "parallel streams of text (B)", between(1, kLongest));
+  fields.add("segment", &segment, "tokens of each stream in a step (S)", between(1, kLongest));
+  fields.add("memory", &memory, "past tokens that attention sees beside the segment (M)", between(0, kLongest));
   fields.add("accumulate", &accumulate, "micro-batches a step is computed in; divides batch", at_least(1));
   fields.add("steps", &steps, "optimizer updates; the k schedule and the learning rate run over as many", at_least(1));
   fields.add("log_every", &log_every, "steps between lines of metrics.jsonl", at_least(1));
   fields.add("eval_every", &eval_every, "steps between evaluations on valid, at k = E and at small_k", at_least(1));
-  fields.add("eval_batch", &eval_batch, "parallel streams of an evaluation", at_least(1));
+  fields.add("eval_batch", &eval_batch, "parallel streams of an evaluation", between(1, kLongest));
   fields.add("eval_segment", &eval_segment, "segment of an evaluation; its memory is memory + segment − eval_segment",
-             at_least(1));
+             between(1, kLongest));
   fields.add("eval_tokens", &eval_tokens, "most tokens of valid that an evaluation in training reads; 0: all",
              at_least(0));
   fields.add("small_k", &small_k, "the small k that best_small is chosen at", at_least(1));

@@ -51,6 +51,23 @@ TEST(Recipe, ContradictionsAreNamed) {
   EXPECT_NE(message_of(recipe).find("eval_segment"), std::string::npos);
 }
 
+TEST(Recipe, SizesThatOverflowAreNamed) {
+  Recipe recipe;
+  const Recipe published;
+  recipe.model.width = int64_t{1} << 62;
+  EXPECT_NE(message_of(recipe).find("model.width"), std::string::npos);
+  recipe.model.width = 100'000'000;
+  EXPECT_NE(message_of(recipe).find("parameters"), std::string::npos);
+  recipe = published;
+  recipe.moe.experts = 8192, recipe.moe.expert_width = int64_t{1} << 60;
+  EXPECT_NE(message_of(recipe).find("moe.expert_width"), std::string::npos);
+  recipe.model.moe_layers = {};  // a dense model has none of them
+  EXPECT_EQ(message_of(recipe), "");
+  EXPECT_THROW(read_toml(recipe.fields(), "[model]\nlayers = 9223372036854775807\n", "test"), UserError);
+  EXPECT_THROW(read_toml(recipe.fields(), "[train]\nbatch = 9223372036854775807\n", "test"), UserError);
+  EXPECT_THROW(read_toml(recipe.fields(), "[train]\nsegment = 4611686018427387904\n", "test"), UserError);
+}
+
 TEST(LearningRate, CosineOfThePublishedRun) {
   const OptimizerConfig config;
   EXPECT_EQ(learning_rate(config, 0, 400000), 2.5e-4);
