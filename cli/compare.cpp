@@ -80,7 +80,7 @@ double training_flops_per_token(const Recipe& recipe) {
   const std::shared_ptr<LanguageModel> model = make_model(recipe.spec(vocabulary), RandomStream(0));
   require(model->dial() == Dial::kK || model->dial() == Dial::kNone, "--budget: a router whose dial is not k takes as ",
           "many experts as it likes, so its FLOPs are not known before; use --tokens");
-  const double active = KSchedule(recipe.k_schedule, recipe.train.steps).mean();
+  const double active = recipe.schedule_of_k().mean();
   const TrainConfig& train = recipe.train;
   return 3 * model->flops_per_token(
                  {.batch = train.batch / train.accumulate, .segment = train.segment, .memory = train.memory}, active);

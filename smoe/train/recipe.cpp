@@ -81,6 +81,10 @@ void Recipe::check() const {
           " is larger than moe.experts = ", moe.experts);
 }
 
+KSchedule Recipe::schedule_of_k() const {
+  return KSchedule(k_schedule, train.steps, RandomStream(static_cast<uint64_t>(train.seed)).at("k schedule"));
+}
+
 double learning_rate(const OptimizerConfig& config, int64_t update, int64_t steps) {
   const double done = std::min(1.0, static_cast<double>(update) / static_cast<double>(steps));
   double factor = 1;

@@ -68,6 +68,8 @@ struct Recipe {
   void check() const;
 
   ModelSpec spec(int64_t vocabulary) const { return {model, moe, vocabulary}; }
+  /// k over the steps of the run; a schedule that draws k draws it from the run's seed.
+  KSchedule schedule_of_k() const;
 };
 
 /// The learning rate of update `update` (0-based) of `steps`: lr times the schedule's factor, times (update + 1)/warmup

@@ -67,7 +67,7 @@ Trainer::Trainer(RunFolder run, Recipe recipe)
       valid_text_(checked_text(files_, Split::kValid, vocabulary_)),
       model_(make_trained_model(recipe_, vocabulary_.size())),
       optimizer_(*model_, recipe_.optimizer),
-      k_schedule_(recipe_.k_schedule, recipe_.train.steps),
+      k_schedule_(recipe_.schedule_of_k()),
       objective_(make_objective(recipe_.objective)),
       stream_(train_text_, recipe_.train.batch * group_.size(), recipe_.train.segment,
               recipe_.train.batch * group_.rank(), recipe_.train.batch, text_name(files_, Split::kTrain)),

@@ -4,6 +4,7 @@
 The moments are random; the seed is printed, and SMOE_TEST_SEED sets it.
 """
 
+import json
 import os
 import pathlib
 import random
@@ -144,6 +145,16 @@ class Killed(ResumeTest):
                        model__dropout=0.2, model__attention_dropout=0.1)
         hits, _, _ = self.kill_and_go_on(options, 6, self.while_training)
         self.assertGreater(hits, 0)
+
+    def test_while_training_with_a_k_that_is_drawn(self):
+        options = sets(train__steps=STEPS, train__log_every=1, k_schedule__kind="random")
+        hits, _, _ = self.kill_and_go_on(options, 4, self.while_training)
+        self.assertGreater(hits, 0)
+        lines = [json.loads(line) for line in (self.run_folder / "metrics.jsonl").read_text().splitlines()]
+        drawn = [line["k"] for line in lines if "split" not in line]
+        self.assertEqual(len(drawn), STEPS)
+        self.assertEqual(set(drawn), {1, 2, 3, 4})
+        self.assertNotEqual(drawn, sorted(drawn))
 
     def test_while_saving(self):
         options = sets(train__steps=STEPS, train__checkpoint_every=1, train__keep_last=1)

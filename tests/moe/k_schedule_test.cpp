@@ -14,7 +14,7 @@ namespace {
 constexpr int64_t kSteps = 400000;
 
 KSchedule schedule(const std::string& kind, int64_t min, int64_t max, int64_t steps = kSteps) {
-  return KSchedule({.kind = kind, .min = min, .max = max}, steps);
+  return KSchedule({.kind = kind, .min = min, .max = max}, steps, RandomStream(1));
 }
 
 /// k → the first step at which the schedule takes it.
@@ -106,6 +106,28 @@ TEST(KSchedule, MultiStep) {
 TEST(KSchedule, Constant) {
   EXPECT_EQ(changes(schedule("constant", 2, 5, 10), 10), (Changes{{5, 0}}));
   EXPECT_DOUBLE_EQ(schedule("constant", 2, 5, 10).mean(), 5);
+}
+
+TEST(KSchedule, RandomTakesEveryKAsOften) {
+  const KSchedule s = schedule("random", 3, 7, 50000);
+  std::map<int64_t, int64_t> count;
+  for (int64_t step = 0; step < 50000; ++step) ++count[s.k(step)];
+  ASSERT_EQ(count.size(), 5u);
+  EXPECT_EQ(count.begin()->first, 3);
+  for (const auto& [k, n] : count) EXPECT_NEAR(n, 10000, 400) << k;  // four and a half deviations
+  EXPECT_NEAR(s.mean(), 5, 0.03);
+}
+
+TEST(KSchedule, RandomIsDecidedByStreamAndStepAlone) {
+  const KScheduleConfig config{.kind = "random", .min = 1, .max = 16};
+  const KSchedule long_run(config, 1000, RandomStream(1)), short_run(config, 100, RandomStream(1));
+  const KSchedule other(config, 1000, RandomStream(2));
+  int same = 0;
+  for (int64_t step = 99; step >= 0; --step) {
+    EXPECT_EQ(short_run.k(step), long_run.k(step));
+    same += other.k(step) == long_run.k(step);
+  }
+  EXPECT_LT(same, 30);
 }
 
 TEST(KSchedule, EveryKindStaysInItsRangeForEveryLength) {

@@ -91,7 +91,7 @@ TEST(Trainer, MetricsSayWhatTheRunDid) {
     (json.contains("split") ? evaluations : steps).push_back(json);
   }
   ASSERT_EQ(steps.size(), 4u);  // every third of twelve steps
-  const KSchedule schedule({.kind = "linear", .min = 1, .max = 4}, 12);
+  const KSchedule schedule({.kind = "linear", .min = 1, .max = 4}, 12, RandomStream(0));
   for (const auto& line : steps) {
     const int64_t step = line["step"];
     EXPECT_EQ(line["tokens"], step * 32);
