@@ -85,7 +85,10 @@ Inspected inspect_checkpoint(const InspectOptions& options) {
   std::optional<Recipe> recipe = recorded_recipe(folder);
   // Of a model that was made smaller, the recipe is not its own.
   if (recipe && recipe->moe.experts != card.spec.moe.experts) recipe.reset();
-  if (recipe) model->set_precision(parse_precision(recipe->train.dtype));
+  if (recipe) {
+    model->set_precision(parse_precision(recipe->train.dtype));
+    for (const FrozenPart& part : frozen_parts(recipe->freeze, 0, recipe->train.steps)) freeze(*model, part);
+  }
   return {.source = folder.string(),
           .model = model,
           .lengths = card.lengths,

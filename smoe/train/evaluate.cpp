@@ -105,7 +105,13 @@ std::optional<Recipe> recorded_recipe(const std::filesystem::path& checkpoint) {
   const std::optional<Record> record = read_record(checkpoint);
   if (!record || !record->json.contains("recipe")) return std::nullopt;
   Recipe recipe;
-  from_json(recipe.fields(), record->json["recipe"], record->path.string() + ": its recipe");
+  nlohmann::ordered_json settings = record->json["recipe"];
+  // A checkpoint may be older than these tables, which then say nothing.
+  const nlohmann::ordered_json defaults = to_json(recipe.fields());
+  for (const char* table : {"freeze"}) {
+    if (settings.is_object() && !settings.contains(table)) settings[table] = defaults.at(table);
+  }
+  from_json(recipe.fields(), settings, record->path.string() + ": its recipe");
   return recipe;
 }
 

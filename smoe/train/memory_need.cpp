@@ -99,6 +99,7 @@ MemoryNeed generation_memory(const LanguageModel& model, const ModelLengths& len
 std::shared_ptr<LanguageModel> model_without_values(const Recipe& recipe, int64_t vocabulary) {
   const std::shared_ptr<LanguageModel> model = make_model(recipe.spec(vocabulary), RandomStream::without_values());
   model->set_precision(parse_precision(recipe.train.dtype));
+  for (const FrozenPart& part : frozen_parts(recipe.freeze, 0, recipe.train.steps)) freeze(*model, part);
   return model;
 }
 

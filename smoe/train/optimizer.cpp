@@ -140,6 +140,15 @@ void TrainOptimizer::zero_gradients() {
   for (Entry& entry : entries_) entry.parameter.mutable_grad() = at::Tensor();
 }
 
+void TrainOptimizer::forget(const std::vector<std::string>& names) {
+  for (const std::string& name : names) {
+    const auto found = std::find(names_.begin(), names_.end(), name);
+    if (found == names_.end()) continue;
+    entries_.erase(entries_.begin() + (found - names_.begin()));
+    names_.erase(found);
+  }
+}
+
 NamedTensors TrainOptimizer::state() const {
   NamedTensors out;
   for (size_t i = 0; i < names_.size(); ++i) {

@@ -30,6 +30,10 @@ class TrainOptimizer {
   /// Takes over what state() returned; throws UserError naming `source` where it does not fit.
   void load_state(const NamedTensors& state, const std::string& source);
 
+  /// Drops the parameters of these names, moments and counts with them: from now on it neither moves nor measures them.
+  /// Names that it does not know are passed over.
+  void forget(const std::vector<std::string>& names);
+
   const std::vector<std::string>& names() const { return names_; }
 
   /// The first parameter with a gradient that is not finite; empty where all are.

@@ -58,6 +58,7 @@ Fields Recipe::fields() {
   fields.table("data", data);
   fields.table("train", train);
   fields.table("optimizer", optimizer);
+  fields.table("freeze", freeze);
   return fields;
 }
 
@@ -68,6 +69,7 @@ void Recipe::check() const {
           " must divide train.batch = ", train.batch);
   require(train.eval_segment <= train.memory + train.segment, "train.eval_segment = ", train.eval_segment,
           " must not exceed train.memory + train.segment = ", train.memory + train.segment);
+  freeze.check(model_spec);
   if (!model_spec.has_moe()) return;
   const RouterTraits traits = find_router_kind(moe.router).traits;
   require(traits.scores || !losses.any(), "[losses] has weights, but the router '", moe.router,

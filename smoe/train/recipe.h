@@ -9,6 +9,7 @@
 #include "smoe/models/config.h"
 #include "smoe/moe/k_schedule.h"
 #include "smoe/moe/losses.h"
+#include "smoe/train/freeze.h"
 #include "smoe/train/objective_config.h"
 
 namespace smoe {
@@ -60,6 +61,7 @@ struct Recipe {
   DataConfig data;
   TrainConfig train;
   OptimizerConfig optimizer;
+  FreezeConfig freeze;
 
   /// All fields of the recipe; they point into this object.
   Fields fields();

@@ -80,7 +80,11 @@ Trainer::Trainer(RunFolder run, Recipe recipe)
     wants_statistics_ = wants_statistics_ || recipe_.losses.any() || layer->router().wants_statistics();
   }
   const bool goes_on = !store_.index().last.name.empty();
-  if (goes_on) load(store_.last());
+  if (goes_on) {
+    load(store_.last());
+  } else {
+    freeze_parts(0);
+  }
   store_.remove_stale();
   run_.write_environment({{"path", files_.path()}, {"sha256", data_sha256_}});
   metrics_ = std::make_unique<MetricsLog>(run_.path(), goes_on ? step_ : -1);
@@ -136,7 +140,7 @@ Trainer::StepResult Trainer::train_step(StatsBook* book) {
   }
   done("norm");
   optimizer_.step(result.lr, result.gradient_norm);
-  if (wants_statistics_) {
+  if (wants_statistics_ && !routers_frozen_) {
     const std::vector<LayerStats> stats = book->layers(group_);
     size_t layer = 0;
     for (MoeLayer* mixture : model_->mixtures()) mixture->router().after_update(stats.at(layer++));
@@ -145,7 +149,16 @@ Trainer::StepResult Trainer::train_step(StatsBook* book) {
   result.tokens = segment.input.numel();
   ++step_;
   tokens_ += result.tokens;
+  freeze_parts(step_);
   return result;
+}
+
+void Trainer::freeze_parts(int64_t first) {
+  for (const FrozenPart& part : frozen_parts(recipe_.freeze, step_, recipe_.train.steps)) {
+    if (part.step < first) continue;
+    optimizer_.forget(freeze(*model_, part));
+    routers_frozen_ = routers_frozen_ || part.name == "router";
+  }
 }
 
 at::Tensor Trainer::objective_of(const ObjectiveResult& task, const StatsBook* book, StepResult& result) const {
@@ -202,6 +215,9 @@ bool Trainer::run(const std::atomic<int>& stop, std::FILE* progress) {
     ++loss_count_;
     const double bits = result.loss / std::numbers::ln2;
     if (const auto warning = plateau_.observe(step_, bits)) bar.note(*warning);
+    for (const FrozenPart& part : frozen_parts(recipe_.freeze, step_, train.steps)) {
+      if (part.step == step_) bar.note(concat("step ", step_, ": ", part.name, " frozen"));
+    }
     const std::chrono::duration<double> took = Clock::now() - before;
     const double rate_now = static_cast<double>(result.tokens) / took.count();
     rate = rate == 0 ? rate_now : 0.95 * rate + 0.05 * rate_now;
@@ -242,6 +258,9 @@ void Trainer::log(const StepResult& result, const StatsBook& book) {
                               {"grad_norm", result.gradient_norm},
                               {"layers", nlohmann::ordered_json::array()}};
   for (const auto& [name, value] : result.losses) line["losses"][name] = value;
+  for (const FrozenPart& part : frozen_parts(recipe_.freeze, step_, recipe_.train.steps)) {
+    line["frozen"][part.name] = part.step;
+  }
   for (const LayerStats& layer : book.layers(group_)) {
     const at::Tensor load = layer.load();
     line["layers"].push_back(

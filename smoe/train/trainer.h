@@ -71,6 +71,8 @@ class Trainer {
   void done(const char* part) const {
     if (heard_) heard_(part);
   }
+  /// Freezes the parts that are due at one of the steps from `first` to now, and has the optimizer forget them.
+  void freeze_parts(int64_t first);
   at::Tensor objective_of(const ObjectiveResult& task, const StatsBook* book, StepResult& result) const;
   Pass make_pass(int64_t micro_batch, int64_t k, StatsBook* book) const;
   [[noreturn]] void stop_on_bad_value(const std::string& what, const Segment& segment,
@@ -92,6 +94,7 @@ class Trainer {
   CheckpointStore store_;
   PlateauWatch plateau_;
   bool wants_statistics_ = false;  // at every step, not only where it is logged
+  bool routers_frozen_ = false;    // and with them what they move without a gradient
   std::unique_ptr<MetricsLog> metrics_;
   std::unique_ptr<JsonLines> timing_;
   std::function<void(const char* part)> heard_;

@@ -101,6 +101,7 @@ void Trainer::load(const std::filesystem::path& checkpoint) {
     }
     if (!is_memory) optimizer_state.emplace_back(name, tensor);
   }
+  freeze_parts(0);  // what was frozen by then is not in the optimizer's state
   optimizer_.load_state(optimizer_state, state_path.string());
 }
 

@@ -56,6 +56,8 @@ class WrongRecipes(tool.ToolTest):
 
     def test_values_that_contradict_each_other(self):
         self.refuse("--set", "k_schedule.max=5", says=["k_schedule.max", "moe.experts"])
+        self.refuse("--set", "freeze.router=0.5", says=["freeze.router = 0.5", "random_frozen"])
+        self.refuse("--set", "freeze.experts=2", says=["freeze.experts", "between 0 and 1"])
         self.refuse("--set", "k_schedule.min=4", "--set", "k_schedule.max=3", says=["k_schedule.min"])
         self.refuse("--set", "train.small_k=5", says=["train.small_k", "moe.experts"])
         self.refuse("--set", "train.accumulate=3", says=["train.accumulate", "train.batch"])

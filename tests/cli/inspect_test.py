@@ -99,6 +99,15 @@ class Inspect(tool.ToolTest):
         self.assertNotIn("experts", self.parts(document))
         self.assert_refused("inspect", "tiny.toml", "--k", "1", *sets(model__moe_layers='"none"'), says=["dense"])
 
+    def test_parts_that_are_frozen_from_the_start(self):
+        plain, frozen, late = (self.inspect("tiny.toml", *sets(freeze__experts=share)) for share in (1, 0, 0.5))
+        experts = next(part for part in frozen["parameters"]["parts"] if part["part"] == "experts")
+        self.assertEqual((experts["trainable"], experts["frozen"]), (0, experts["total"]))
+        self.assertEqual(plain["parameters"]["trainable"] - frozen["parameters"]["trainable"], experts["total"])
+        optimizer = [document["memory"]["training"]["optimizer"] for document in (plain, frozen)]
+        self.assertEqual(optimizer[0] - optimizer[1], 2 * 4 * experts["total"])
+        self.assertEqual(late["parameters"], plain["parameters"], "training starts with all of it")
+
     def test_every_router(self):
         for row in json.loads(self.run_tool("list", "routers", "--json")):
             with self.subTest(row["name"]):

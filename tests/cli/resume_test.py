@@ -156,6 +156,17 @@ class Killed(ResumeTest):
         self.assertEqual(set(drawn), {1, 2, 3, 4})
         self.assertNotEqual(drawn, sorted(drawn))
 
+    def test_while_training_with_parts_that_get_frozen(self):
+        # A checkpoint falls before, between and after the steps at which they are, 33 and 67.
+        options = sets(train__steps=STEPS, train__log_every=1, moe__router="learned", k_schedule__min=2, freeze__router=0.33,
+                       freeze__experts=0.67)
+        hits, _, _ = self.kill_and_go_on(options, 5, self.while_training)
+        self.assertGreater(hits, 0)
+        lines = [json.loads(line) for line in (self.run_folder / "metrics.jsonl").read_text().splitlines()]
+        frozen = {line["step"]: line.get("frozen") for line in lines if "split" not in line}
+        self.assertEqual([frozen[32], frozen[33], frozen[66]], [None, {"router": 33}, {"router": 33}])
+        self.assertEqual([frozen[67], frozen[100]], 2 * [{"router": 33, "experts": 67}])
+
     def test_while_saving(self):
         options = sets(train__steps=STEPS, train__checkpoint_every=1, train__keep_last=1)
         _, unfinished, _ = self.kill_and_go_on(options, 8, self.while_saving)
