@@ -78,8 +78,11 @@ double training_flops_per_token(const Recipe& recipe) {
   const CorpusFiles files(recipe.data.path);
   const int64_t vocabulary = make_vocabulary(recipe.data.format, files).size();
   const std::shared_ptr<LanguageModel> model = make_model(recipe.spec(vocabulary), RandomStream(0));
-  require(model->dial() == Dial::kK || model->dial() == Dial::kNone, "--budget: a router whose dial is not k takes as ",
-          "many experts as it likes, so its FLOPs are not known before; use --tokens");
+  const std::optional<RouterTraits> traits = model->router_traits();
+  require(!traits || (traits->dial == Dial::kK && !traits->more_in_training), "--budget: in training the router '",
+          recipe.moe.router, "' takes as many experts as it likes, so its FLOPs are not known before; use --tokens");
+  require(!traits || recipe.moe.networks() == recipe.moe.experts,
+          "--budget: how many of a token's experts are networks ", "is not known before the training; use --tokens");
   const double active = recipe.schedule_of_k().mean();
   const TrainConfig& train = recipe.train;
   return 3 * model->flops_per_token(

@@ -57,6 +57,16 @@ Json list_losses() {
   return rows;
 }
 
+Json list_experts() {
+  Json rows = Json::array();
+  for (const ExpertKind& kind : expert_kinds()) {
+    const bool network = kind.count == nullptr;
+    rows.push_back({{"name", kind.name}, {"summary", kind.summary}, {"network", network}});
+    if (!network) rows.back()["defaults"] = defaults_of("moe." + kind.name + "_experts");
+  }
+  return rows;
+}
+
 /// A table of kinds that have a name and a summary.
 template <class Kinds>
 Json list_named(const Kinds& kinds) {
@@ -74,7 +84,7 @@ struct Table {
 const std::vector<Table>& tables() {
   static const std::vector<Table> all = {
       {"routers", "moe.router", list_routers},
-      {"experts", "moe.expert_kind", [] { return list_named(expert_kinds()); }},
+      {"experts", "moe.expert_kind", list_experts},
       {"models", "model.kind", [] { return list_named(model_kinds()); }},
       {"schedules", "k_schedule.kind", [] { return list_named(k_schedule_kinds()); }},
       {"losses", "losses.NAME", list_losses},

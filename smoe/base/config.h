@@ -48,6 +48,7 @@ struct Field {
   Allowed allowed;
   std::string kind = {};                ///< the kind it belongs to; empty where it is everybody's
   const std::string* chosen = nullptr;  ///< the setting that names the kind in use
+  bool may_be_missing = false;          ///< whether JSON without it is read, as of before there was such a setting
 
   /// Whether the setting is in use: always, or while its kind is chosen.
   bool applies() const { return chosen == nullptr || *chosen == kind; }
@@ -58,6 +59,12 @@ class Fields {
  public:
   /// Adds a field under the tables that are open. Throws std::logic_error where there is one of that name.
   void add(std::string_view key, FieldValue value, std::string_view help, Allowed allowed = {});
+
+  /// add() of a field that is newer than files which are still read: from_json leaves it as it is where it is missing.
+  void add_newer(std::string_view key, FieldValue value, std::string_view help, Allowed allowed = {}) {
+    add(key, value, help, std::move(allowed));
+    fields_.back().may_be_missing = true;
+  }
 
   /// Adds all fields that `describe` adds, under the table `key`.
   template <class Config>
@@ -113,7 +120,7 @@ std::string to_toml(const Fields& fields);
 /// The fields that apply as nested JSON objects.
 nlohmann::ordered_json to_json(const Fields& fields);
 
-/// Reads what to_json wrote; unknown and missing keys throw UserError naming `source`.
+/// Reads what to_json wrote; unknown keys, and missing ones but those of newer fields, throw UserError naming `source`.
 void from_json(const Fields& fields, const nlohmann::ordered_json& json, const std::string& source);
 
 /// A Markdown table of all fields, those that do not apply too: name, type, default (the value now), allowed values, help.

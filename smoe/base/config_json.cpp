@@ -90,7 +90,8 @@ void from_json(const Fields& fields, const Json& json, const std::string& source
   assign_all(fields, json, "", source, 0, seen);
   for (const std::string& name : seen) check_applies(fields, {name, {}, source});
   for (const Field& field : fields.all()) {
-    require(!field.applies() || seen.contains(field.name), source, ": '", field.name, "' is missing");
+    const bool needed = field.applies() && !field.may_be_missing;
+    require(!needed || seen.contains(field.name), source, ": '", field.name, "' is missing");
   }
 }
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "smoe/base/error.h"
+#include "smoe/models/hidden_dropout.h"
 #include "smoe/models/model.h"
 
 namespace smoe {
@@ -25,6 +26,25 @@ double parameter_estimate(const ModelSpec& spec) {
 
 }  // namespace
 
+void ConcreteDropoutConfig::describe(Fields& fields) {
+  fields.add("rate", &rate, "the dropout rate that every block starts to learn from",
+             Allowed{.min = 0, .max = 0.999, .open_min = true, .names = {}});
+  fields.add("temperature", &temperature, "temperature of the soft choice of units; near 0 it is a hard one", above(0));
+  fields.add("weight_scale", &weight_scale, "weight of the second matrix' squared norm over 1 - rate", at_least(0));
+  fields.add("rate_scale", &rate_scale, "weight of the rate's negative entropy times the hidden width", at_least(0));
+}
+
+void DropBlockConfig::describe(Fields& fields) {
+  fields.add("rate", &rate, "probability of a run divided by its size: about the share of units that are dropped",
+             between(0, 0.999));
+  fields.add("size", &size, "units of a run", at_least(1));
+}
+
+void ExpertDropoutConfig::describe(Fields& fields) {
+  fields.add("rate", &rate, "probability that a group is dropped", between(0, 0.999));
+  fields.add("groups", &groups, "groups that the hidden units of a block are dealt out to", at_least(1));
+}
+
 void ModelConfig::describe(Fields& fields) {
   std::vector<std::string> kinds;
   for (const ModelKind& entry : model_kinds()) kinds.push_back(entry.name);
@@ -38,6 +58,13 @@ void ModelConfig::describe(Fields& fields) {
   fields.add("dropout", &dropout, "dropout of embeddings, sub-layers, experts and the output", between(0, 0.999));
   fields.add("attention_dropout", &attention_dropout, "dropout of attention probabilities", between(0, 0.999));
   fields.add("init_std", &init_std, "standard deviation of initial weights", above(0));
+  std::vector<std::string> dropouts;
+  for (const HiddenDropoutKind& entry : hidden_dropout_kinds()) dropouts.push_back(entry.name);
+  fields.add_newer("ffn_dropout", &ffn_dropout,
+                   "how hidden units of layers that are no mixtures are dropped in training", one_of(dropouts));
+  fields.kind_table("concrete", ffn_dropout, concrete);
+  fields.kind_table("drop_block", ffn_dropout, drop_block);
+  fields.kind_table("expert", ffn_dropout, expert_dropout);
 }
 
 void ModelSpec::check() const {
@@ -51,9 +78,19 @@ void ModelSpec::check() const {
   require(parameters <= kMostParameters, "the model would have about ", parameters, " parameters, and more than ",
           kMostParameters, " are a slip: see model.width, model.heads, model.head_width, model.ffn_width, moe.experts ",
           "and moe.expert_width");
+  require(model.ffn_dropout == "plain" || has_dense(), "model.ffn_dropout = \"", model.ffn_dropout,
+          "\" is for layers that are no mixtures, and there is none: set model.moe_layers, or model.ffn_dropout to "
+          "\"plain\"");
   if (has_moe()) moe.check();
 }
 
 bool ModelSpec::has_moe() const { return model.moe_layers.all || !model.moe_layers.ids.empty(); }
+
+bool ModelSpec::has_dense() const {
+  for (int64_t layer = 0; layer < model.layers; ++layer) {
+    if (!model.moe_layers.contains(layer)) return true;
+  }
+  return false;
+}
 
 }  // namespace smoe

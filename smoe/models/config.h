@@ -9,6 +9,32 @@
 
 namespace smoe {
 
+/// The table [model.concrete].
+struct ConcreteDropoutConfig {
+  double rate = 0.1;
+  double temperature = 0.1;
+  double weight_scale = 1e-6;
+  double rate_scale = 1e-5;
+
+  void describe(Fields& fields);
+};
+
+/// The table [model.drop_block].
+struct DropBlockConfig {
+  double rate = 0.1;
+  int64_t size = 7;
+
+  void describe(Fields& fields);
+};
+
+/// The table [model.expert].
+struct ExpertDropoutConfig {
+  double rate = 0.5;
+  int64_t groups = 64;
+
+  void describe(Fields& fields);
+};
+
 /// The table [model] of a recipe.
 struct ModelConfig {
   std::string kind = "transformer_xl";
@@ -21,6 +47,10 @@ struct ModelConfig {
   double dropout = 0.1;
   double attention_dropout = 0;
   double init_std = 0.02;
+  std::string ffn_dropout = "plain";
+  ConcreteDropoutConfig concrete = {};
+  DropBlockConfig drop_block = {};
+  ExpertDropoutConfig expert_dropout = {};
 
   void describe(Fields& fields);
 };
@@ -34,6 +64,8 @@ struct ModelSpec {
   /// Throws UserError where fields contradict each other.
   void check() const;
   bool has_moe() const;
+  /// Whether some layer is no mixture.
+  bool has_dense() const;
 };
 
 }  // namespace smoe

@@ -60,12 +60,19 @@ class LanguageModel : public torch::nn::Module {
   /// Memory of no tokens for `batch` sequences.
   virtual Memory empty_memory(int64_t batch) const = 0;
 
-  /// Forward floating-point operations per token with `active` experts a token, 2 per multiply-add; matrix products
-  /// only, counted as the published model computes them (queries are counted for the memory too).
-  virtual double flops_per_token(const Lengths& lengths, double active) const = 0;
+  /// Forward floating-point operations per token with those active experts, one entry a mixture, 2 per multiply-add;
+  /// matrix products only, counted as the published model computes them (queries are counted for the memory too).
+  virtual double flops_per_token(const Lengths& lengths, const std::vector<ActiveExperts>& active) const = 0;
+  /// The same with `active` experts a token in each mixture.
+  double flops_per_token(const Lengths& lengths, double active) const {
+    return flops_per_token(lengths, std::vector<ActiveExperts>(mixtures().size(), active));
+  }
 
-  /// Parameters that a token with `active` experts touches.
-  virtual double active_parameters(double active) const = 0;
+  /// Parameters that a token with those active experts touches.
+  virtual double active_parameters(const std::vector<ActiveExperts>& active) const = 0;
+  double active_parameters(double active) const {
+    return active_parameters(std::vector<ActiveExperts>(mixtures().size(), active));
+  }
 
   /// What a forward at these lengths with `active` experts a token takes, with `training` its backward pass too. The
   /// memory of past tokens is not part of it.
@@ -73,6 +80,9 @@ class LanguageModel : public torch::nn::Module {
 
   /// The mixtures of the model, from the lowest layer to the highest; none in a dense one.
   virtual std::vector<MoeLayer*> mixtures() const = 0;
+
+  /// Whether parts that are no mixtures add terms to the objective, through the book.
+  virtual bool has_terms() const { return false; }
 
   /// What its routers declare; nullopt for a dense model.
   std::optional<RouterTraits> router_traits() const;

@@ -14,6 +14,7 @@ struct NamedPart {
 constexpr NamedPart kParts[] = {
     {"embedding", "embedding"},
     {".router.", "router"},
+    {"router.", "router"},  // what those of all layers share
     {".experts.", "experts"},
     {".shared.", "shared experts"},
     {".attention.", "attention"},

@@ -26,6 +26,7 @@ PassMemory FeedForward::pass_memory(int64_t tokens, bool dropout, Precision prec
   memory.kept = activated;
   const bool second_operand_is_kept = activation_ == Activation::kRelu && !dropout && !half;
   if (!second_operand_is_kept) memory.kept += half ? hidden * kHalf / kFull : hidden;
+  if (hidden_dropout_ != nullptr) memory.kept += 2 * hidden;  // a mask, and what it is applied to
   if (half) memory.kept += (T * static_cast<double>(w1_.size(1)) + elements(w1_) + elements(w2_)) * kHalf;
   return memory;
 }

@@ -28,7 +28,8 @@ at::Tensor remember(const at::Tensor& memory, const at::Tensor& inputs, int64_t 
 
 }  // namespace
 
-TransformerXlBlock::TransformerXlBlock(const ModelSpec& spec, bool is_moe, const RandomStream& random)
+TransformerXlBlock::TransformerXlBlock(const ModelSpec& spec, bool is_moe, const RouterPlace& place,
+                                       const RandomStream& random)
     : dropout_(spec.model.dropout), attention_dropout_(spec.model.attention_dropout) {
   const ModelConfig& m = spec.model;
   attention_ = register_module("attention", std::make_shared<RelativeAttention>(m.width, m.heads, m.head_width,
@@ -39,11 +40,12 @@ TransformerXlBlock::TransformerXlBlock(const ModelSpec& spec, bool is_moe, const
   attention_gain_ = gain("attention_norm_gain");
   attention_bias_ = register_parameter("attention_norm_bias", random.zeros({m.width}));
   if (is_moe) {
-    moe_ = register_module("moe", std::make_shared<MoeLayer>(spec.moe, m.width, m.init_std, random.at("moe")));
+    moe_ = register_module("moe", std::make_shared<MoeLayer>(spec.moe, place, m.init_std, random.at("moe")));
   } else {
     const Activation activation = parse_activation(spec.moe.activation);
     ffn_ = register_module(
-        "ffn", std::make_shared<FeedForward>(m.width, m.ffn_width, activation, m.init_std, random.at("ffn")));
+        "ffn", std::make_shared<FeedForward>(m.width, m.ffn_width, activation, m.init_std, random.at("ffn"),
+                                             make_hidden_dropout(m, m.ffn_width, random.at("ffn").at("dropout"))));
   }
   output_gain_ = gain("output_norm_gain");
   output_bias_ = register_parameter("output_norm_bias", random.zeros({m.width}));
@@ -77,7 +79,8 @@ TransformerXlBlock::Result TransformerXlBlock::forward(const at::Tensor& x, cons
     if (result.state.defined()) state = result.state;  // otherwise what came from below passes on
     probe(".moe", fed);
   } else {
-    fed = ffn_->forward(route.x, p, hidden_key, precision);
+    fed = ffn_->forward(route.x, p, hidden_key, precision, pass.training);
+    if (pass.book != nullptr && pass.training) pass.book->record_terms(layer, ffn_->terms());
     probe(".ffn", fed);
   }
   const at::Tensor z = y + dropout(fed.view(y.sizes()), p, route.random.at("feed-forward output").key());
@@ -94,9 +97,15 @@ TransformerXl::TransformerXl(const ModelSpec& spec, const RandomStream& random) 
   content_bias_ = drawn("content_bias", {m.heads, m.head_width});
   position_bias_ = drawn("position_bias", {m.heads, m.head_width});
   const auto layers = register_module("layers", std::make_shared<torch::nn::Module>());
+  RouterPlace place(m.width);
+  const auto make_shared = spec.has_moe() ? find_router_kind(spec.moe.router).make_shared : nullptr;
+  if (make_shared != nullptr) {
+    place.shared = register_module("router", make_shared(spec.moe, m.width, random.at("router")));
+  }
   for (int64_t layer = 0; layer < m.layers; ++layer) {
-    blocks_.push_back(
-        std::make_shared<TransformerXlBlock>(spec, m.moe_layers.contains(layer), random.at(concat("layers.", layer))));
+    const bool is_moe = m.moe_layers.contains(layer);
+    blocks_.push_back(std::make_shared<TransformerXlBlock>(spec, is_moe, place, random.at(concat("layers.", layer))));
+    if (is_moe) ++place.below;
     layers->register_module(std::to_string(layer), blocks_.back());
   }
 }
@@ -163,29 +172,31 @@ at::Tensor TransformerXl::forward(const at::Tensor& tokens, Memory& memory, cons
   return logits;
 }
 
-double TransformerXl::flops_per_token(const Lengths& lengths, double active) const {
+double TransformerXl::flops_per_token(const Lengths& lengths, const std::vector<ActiveExperts>& active) const {
   // The count of one segment, as the published model computes it: queries, keys and values of memory and segment; the
   // position projection once for the batch; scores, positions and values over all keys (masked ones too).
   const ModelConfig& m = spec_.model;
   const auto D = static_cast<double>(m.width), inner = static_cast<double>(m.heads * m.head_width);
   const auto q = static_cast<double>(lengths.segment), keys = static_cast<double>(lengths.memory + lengths.segment);
   double flops = 2 * q * D * static_cast<double>(spec_.vocabulary);
+  size_t mixture = 0;
   for (const auto& block : blocks_) {
     flops += 2 * 3 * D * inner * keys + 2 * D * inner * keys / static_cast<double>(lengths.batch);
     flops += 2 * inner * D * q + 6 * q * keys * inner;
-    flops += q * (block->moe() != nullptr ? block->moe()->flops_per_token(active)
+    flops += q * (block->moe() != nullptr ? block->moe()->flops_per_token(active.at(mixture++))
                                           : static_cast<double>(block->ffn()->flops_per_token()));
   }
   return flops / q;
 }
 
-double TransformerXl::active_parameters(double active) const {
+double TransformerXl::active_parameters(const std::vector<ActiveExperts>& active) const {
   double count = 0;
+  size_t mixture = 0;
   for (const at::Tensor& parameter : parameters()) count += static_cast<double>(parameter.numel());
   for (const auto& block : blocks_) {
     if (block->moe() == nullptr) continue;
     const auto all = static_cast<double>(block->moe()->experts().size());
-    count += block->moe()->active_parameters(active) - block->moe()->active_parameters(all);
+    count += block->moe()->active_parameters(active.at(mixture++)) - block->moe()->active_parameters(all);
   }
   return count;
 }
@@ -196,6 +207,12 @@ std::vector<MoeLayer*> TransformerXl::mixtures() const {
     if (block->moe() != nullptr) out.push_back(block->moe());
   }
   return out;
+}
+
+bool TransformerXl::has_terms() const {
+  return std::any_of(blocks_.begin(), blocks_.end(), [](const std::shared_ptr<TransformerXlBlock>& block) {
+    return block->ffn() != nullptr && block->ffn()->has_terms();
+  });
 }
 
 }  // namespace smoe

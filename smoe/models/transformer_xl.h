@@ -14,7 +14,8 @@ namespace smoe {
 /// Post-norm block: y = LN(x + drop(attention(x))), z = LN(y + drop(MoE(y))) or the same with a dense network.
 class TransformerXlBlock : public torch::nn::Module {
  public:
-  TransformerXlBlock(const ModelSpec& spec, bool is_moe, const RandomStream& random);
+  /// `place`: where the block's router would stand.
+  TransformerXlBlock(const ModelSpec& spec, bool is_moe, const RouterPlace& place, const RandomStream& random);
 
   struct Result {
     at::Tensor y;      ///< [B, S, D]
@@ -50,10 +51,13 @@ class TransformerXl : public LanguageModel {
 
   at::Tensor forward(const at::Tensor& tokens, Memory& memory, const Pass& pass) override;
   Memory empty_memory(int64_t batch) const override;
-  double flops_per_token(const Lengths& lengths, double active) const override;
-  double active_parameters(double active) const override;
+  using LanguageModel::active_parameters;
+  using LanguageModel::flops_per_token;
+  double flops_per_token(const Lengths& lengths, const std::vector<ActiveExperts>& active) const override;
+  double active_parameters(const std::vector<ActiveExperts>& active) const override;
   PassMemory pass_memory(const Lengths& lengths, double active, bool training) const override;
   std::vector<MoeLayer*> mixtures() const override;
+  bool has_terms() const override;
 
   const std::vector<std::shared_ptr<TransformerXlBlock>>& blocks() const { return blocks_; }
 

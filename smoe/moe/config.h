@@ -16,6 +16,9 @@ struct MoeConfig {
   std::string expert_kind = "ffn";
   std::string activation = "relu";
   int64_t shared_experts = 0;
+  int64_t null_experts = 0, copy_experts = 0, constant_experts = 0;
+  int64_t shared_width = 0;
+  double network_share = 1;
   std::string router = "random_frozen";
   double router_init_std = 0.02;
   double capacity_factor = 0;
@@ -24,6 +27,8 @@ struct MoeConfig {
   RouterSettings routers;
 
   void describe(Fields& fields);
+  /// How many of the experts are networks; they have the first ids.
+  int64_t networks() const { return experts - null_experts - copy_experts - constant_experts; }
   /// Throws UserError where fields contradict each other.
   void check() const;
 };

@@ -1,5 +1,7 @@
 #include "smoe/moe/experts.h"
 
+#include <ATen/ops/zeros_like.h>
+
 #include "smoe/base/error.h"
 #include "smoe/base/suggest.h"
 #include "smoe/moe/experts/kinds.h"
@@ -17,7 +19,6 @@ Experts::Experts(std::vector<std::shared_ptr<ExpertGroup>> groups) : groups_(std
 
 at::Tensor Experts::mix(const at::Tensor& x, const Routing& routing, const MixOptions& options) {
   const ProfiledPart part("smoe.experts");
-  const at::Tensor operand = to_compute(x, options.precision);
   at::Tensor sum;
   int64_t first = 0;
   for (const auto& group : groups_) {
@@ -25,18 +26,32 @@ at::Tensor Experts::mix(const at::Tensor& x, const Routing& routing, const MixOp
     of_group.dropout_key = derive_key(options.dropout_key, static_cast<uint64_t>(first));
     // Ids below a group's first turn negative and ids past its last exceed its size: both are empty slots to it.
     const at::Tensor expert = first == 0 ? routing.expert : routing.expert - first;
-    const at::Tensor y = group->mix(operand, expert, routing.weight, of_group).to(x.scalar_type());
-    sum = sum.defined() ? sum + y : y;
+    const at::Tensor y = group->mix(x, expert, routing.weight, of_group);
+    if (y.defined()) sum = sum.defined() ? sum + y : y;
     first += group->size();
   }
-  return sum;
+  return sum.defined() ? sum : at::zeros_like(x);
 }
 
 const std::vector<ExpertKind>& expert_kinds() {
   static const std::vector<ExpertKind> kinds = {
       ffn_experts_kind(),
+      null_experts_kind(),
+      copy_experts_kind(),
+      constant_experts_kind(),
   };
   return kinds;
+}
+
+std::vector<std::shared_ptr<ExpertGroup>> routed_experts(const MoeConfig& config, int64_t width, double init_std,
+                                                         const RandomStream& random) {
+  std::vector<std::shared_ptr<ExpertGroup>> groups = {
+      find_expert_kind(config.expert_kind).make(config, config.networks(), width, init_std, random)};
+  for (const ExpertKind& kind : expert_kinds()) {
+    const int64_t count = kind.count == nullptr ? 0 : config.*kind.count;
+    if (count > 0) groups.push_back(kind.make(config, count, width, init_std, random.at(kind.name)));
+  }
+  return groups;
 }
 
 const ExpertKind& find_expert_kind(const std::string& name) {

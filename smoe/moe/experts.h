@@ -27,7 +27,10 @@ struct MixOptions {
 class ExpertGroup : public torch::nn::Module {
  public:
   virtual int64_t size() const = 0;
-  /// Σ_s weight[t, s] · E_{expert[t, s]}(x[t]) over the slots whose id is in [0, size()); x [T, D] → [T, D].
+  /// Whether its experts are networks, which count as active; the others cost next to nothing.
+  virtual bool is_network() const { return true; }
+  /// Σ_s weight[t, s] · E_{expert[t, s]}(x[t]) over the slots whose id is in [0, size()); x [T, D] → [T, D] in the dtype of
+  /// x, undefined where the experts add nothing. A row's bits depend on that row, its routing and the weights alone.
   virtual at::Tensor mix(const at::Tensor& x, const at::Tensor& expert, const at::Tensor& weight,
                          const MixOptions& options) = 0;
   /// Forward floating-point operations of one expert for one token, 2 per multiply-add, biases not counted.
@@ -58,13 +61,20 @@ class Experts : public torch::nn::Module {
 struct ExpertKind {
   std::string name;
   std::string summary;
+  /// Where a layer has such experts beside its networks: the setting that says how many. Null for networks.
+  int64_t MoeConfig::* count = nullptr;
   /// `count` experts for tokens of width `width`, weights Normal(0, init_std²) from `random`, biases zero.
   std::function<std::shared_ptr<ExpertGroup>(const MoeConfig&, int64_t count, int64_t width, double init_std,
                                              const RandomStream& random)>
       make;
 };
 
+/// Kinds of networks first, and then the others in the order of a layer's groups.
 const std::vector<ExpertKind>& expert_kinds();
+
+/// The groups of a layer's routed experts: its networks, and then those that cost next to nothing.
+std::vector<std::shared_ptr<ExpertGroup>> routed_experts(const MoeConfig& config, int64_t width, double init_std,
+                                                         const RandomStream& random);
 
 /// The kind of that name; throws UserError with the nearest name.
 const ExpertKind& find_expert_kind(const std::string& name);

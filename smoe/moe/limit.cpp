@@ -50,18 +50,35 @@ int64_t capacity_of(double factor, int64_t tokens, int64_t k, int64_t experts) {
   return static_cast<int64_t>(std::ceil(factor * static_cast<double>(tokens * k) / static_cast<double>(experts)));
 }
 
+std::vector<int64_t> capacities_of(double factor, int64_t tokens, int64_t k, const std::vector<double>& shares) {
+  const double sum = std::accumulate(shares.begin(), shares.end(), 0.0);
+  std::vector<int64_t> capacities;
+  for (const double share : shares) {
+    const double own = factor * static_cast<double>(tokens * k) * share / sum;
+    capacities.push_back(static_cast<int64_t>(std::ceil(own)));
+  }
+  return capacities;
+}
+
 Limited limit(const Routing& routing, int64_t experts, int64_t capacity, DropPriority priority,
               const at::Tensor& valid) {
+  if (capacity < 0) return {routing, at::zeros({experts}, at::kLong)};
+  return limit(routing, std::vector<int64_t>(static_cast<size_t>(experts), capacity), priority, valid);
+}
+
+Limited limit(const Routing& routing, const std::vector<int64_t>& capacities, DropPriority priority,
+              const at::Tensor& valid) {
+  const auto experts = static_cast<int64_t>(capacities.size());
   at::Tensor dropped = at::zeros({experts}, at::kLong);
-  if (capacity < 0) return {routing, dropped};
   at::Tensor expert = routing.expert.to(at::kCPU).clone(at::MemoryFormat::Contiguous);
   if (valid.defined()) expert.masked_fill_(valid.to(at::kCPU).logical_not().unsqueeze(1), -1);
   int32_t* id = expert.mutable_data_ptr<int32_t>();
   int64_t* dropped_data = dropped.mutable_data_ptr<int64_t>();
-  std::vector<int64_t> taken(static_cast<size_t>(experts), 0);
+  std::vector<int64_t> taken(capacities.size(), 0);
   for (const int64_t i : in_priority(routing, priority)) {
     if (id[i] < 0) continue;
-    if (taken[static_cast<size_t>(id[i])]++ >= capacity) {
+    const auto own = static_cast<size_t>(id[i]);
+    if (taken[own]++ >= capacities[own]) {
       ++dropped_data[id[i]];
       id[i] = -1;
     }

@@ -34,6 +34,10 @@ DropPriority parse_drop_priority(const std::string& name);
 Limited limit(const Routing& routing, int64_t experts, int64_t capacity, DropPriority priority,
               const at::Tensor& valid = {});
 
+/// The same with a capacity for each expert, [E].
+Limited limit(const Routing& routing, const std::vector<int64_t>& capacities, DropPriority priority,
+              const at::Tensor& valid = {});
+
 /// limit() with earlier tokens first.
 Limited limit_by_position(const Routing& routing, int64_t experts, int64_t capacity, const at::Tensor& valid = {});
 
@@ -42,9 +46,14 @@ struct Capacity {
   double factor = 0;       ///< of the even share T·K/E; 0: no limit
   double eval_factor = 0;  ///< the same at evaluation; 0: as in training
   DropPriority priority = DropPriority::kPosition;
+  double network_share = 1;  ///< of the tokens, as a multiple of the share of an expert that is no network
 };
 
 /// ceil(factor · T · k / E), or −1 (no limit) for factor 0.
 int64_t capacity_of(double factor, int64_t tokens, int64_t k, int64_t experts);
+
+/// ceil(factor · T · k · s_e / Σ s) for each expert, s the shares [E]: where they are τ for networks and 1 for the others,
+/// the capacities of MoE++ (Jin et al., ICLR 2025, eq. 8) times k, since a token makes k assignments. factor > 0.
+std::vector<int64_t> capacities_of(double factor, int64_t tokens, int64_t k, const std::vector<double>& shares);
 
 }  // namespace smoe

@@ -28,6 +28,8 @@ at::Tensor mean(const at::Tensor& sum, double tokens) { return sum.defined() ? s
 
 void LossConfig::describe(Fields& fields) {
   for (const LossKind& kind : loss_kinds()) fields.add(kind.name, &(this->*kind.weight), kind.summary, at_least(0));
+  fields.add("devices", &devices, "groups of consecutive experts that device_balance is over; divides moe.experts",
+             at_least(1));
 }
 
 at::Tensor balance_loss(const StatsBook& book) {
@@ -47,14 +49,31 @@ at::Tensor entropy_loss(const StatsBook& book) {
   return sum_over_layers(book, [](const LayerTerms& layer) { return mean(layer.entropy, layer.tokens); });
 }
 
+at::Tensor device_balance_loss(const StatsBook& book, int64_t devices) {
+  return sum_over_layers(book, [devices](const LayerTerms& layer) {
+    if (!layer.probability.defined()) return layer.probability;
+    const int64_t experts = layer.count.numel();
+    require(experts % devices == 0, "losses.devices = ", devices, " does not divide the ", experts,
+            " experts of a layer");
+    const at::Tensor share = layer.count / layer.count.sum().clamp_min(1) * static_cast<double>(experts);
+    const at::Tensor probability = mean(layer.probability, layer.tokens);
+    return (share.view({devices, -1}).mean(1) * probability.view({devices, -1}).sum(1)).sum();
+  });
+}
+
 const std::vector<LossKind>& loss_kinds() {
   static const std::vector<LossKind> kinds = {
       {"balance", "weight of E · Σ f·P, which is 1 a layer where every expert takes as much", "Fedus et al., JMLR 2022",
-       &LossConfig::balance, balance_loss},
+       &LossConfig::balance, [](const StatsBook& book, const LossConfig&) { return balance_loss(book); }},
       {"z", "weight of the mean squared logsumexp of the router's logits, which keeps them small", "Zoph et al., 2022",
-       &LossConfig::z, z_loss},
+       &LossConfig::z, [](const StatsBook& book, const LossConfig&) { return z_loss(book); }},
       {"entropy", "weight of the mean entropy of the router's probabilities, which makes it surer",
-       "Huang et al., ACL 2024", &LossConfig::entropy, entropy_loss},
+       "Huang et al., ACL 2024", &LossConfig::entropy,
+       [](const StatsBook& book, const LossConfig&) { return entropy_loss(book); }},
+      {"device_balance",
+       "weight of the balance of groups of experts, of which there are `devices`: Σ of mean E·f times Σ P",
+       "Dai et al., ACL 2024", &LossConfig::device_balance,
+       [](const StatsBook& book, const LossConfig& config) { return device_balance_loss(book, config.devices); }},
   };
   return kinds;
 }
@@ -63,11 +82,11 @@ std::vector<NamedLoss> auxiliary_losses(const StatsBook& book, const LossConfig&
   std::vector<NamedLoss> losses;
   for (const LossKind& kind : loss_kinds()) {
     const double weight = config.*kind.weight;
-    if (weight > 0) losses.push_back({kind.name, kind.loss(book), weight});
+    if (weight > 0) losses.push_back({kind.name, kind.loss(book, config), weight});
   }
   const size_t first = losses.size();
-  for (const auto& [layer, terms] : book.terms()) {
-    for (const auto& [name, term] : terms.named) {
+  const auto add = [&](const std::map<std::string, Term>& terms) {
+    for (const auto& [name, term] : terms) {
       const auto same = [&name = name](const NamedLoss& loss) { return loss.name == name; };
       const auto found = std::find_if(losses.begin() + static_cast<std::ptrdiff_t>(first), losses.end(), same);
       if (found == losses.end()) {
@@ -76,7 +95,9 @@ std::vector<NamedLoss> auxiliary_losses(const StatsBook& book, const LossConfig&
         found->value = found->value + term.value;
       }
     }
-  }
+  };
+  for (const auto& [layer, terms] : book.terms()) add(terms.named);
+  for (const auto& [layer, terms] : book.other_terms()) add(terms);
   return losses;
 }
 

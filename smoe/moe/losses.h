@@ -16,10 +16,12 @@ struct LossConfig {
   double balance = 0;
   double z = 0;
   double entropy = 0;
+  double device_balance = 0;
+  int64_t devices = 1;
 
   void describe(Fields& fields);
   /// Whether any has a weight.
-  bool any() const { return balance > 0 || z > 0 || entropy > 0; }
+  bool any() const { return balance > 0 || z > 0 || entropy > 0 || device_balance > 0; }
 };
 
 /// Σ over layers of E · Σ_i f_i P_i (Fedus et al., JMLR 2022, eq. 4): f_i the share of the assignments that went to expert
@@ -35,13 +37,18 @@ at::Tensor z_loss(const StatsBook& book);
 /// Σ over layers of the mean over tokens of the probabilities' entropy, in nats (Huang et al., ACL 2024).
 at::Tensor entropy_loss(const StatsBook& book);
 
+/// Σ over layers of Σ_D f'_D P'_D over `devices` groups of consecutive experts of one size: f'_D the mean of E·f_i in the
+/// group, P'_D the sum of its P_i (Dai et al., "DeepSeekMoE", ACL 2024, eq. 15 to 17). 1 a layer at balance, and always
+/// with one group. Throws UserError where `devices` does not divide the number of experts.
+at::Tensor device_balance_loss(const StatsBook& book, int64_t devices);
+
 /// A loss as the table of kinds lists it.
 struct LossKind {
   std::string name;
   std::string summary;
   std::string paper;
   double LossConfig::* weight;
-  at::Tensor (*loss)(const StatsBook&);
+  at::Tensor (*loss)(const StatsBook&, const LossConfig&);
 };
 
 const std::vector<LossKind>& loss_kinds();
@@ -53,7 +60,8 @@ struct NamedLoss {
   double weight = 0;
 };
 
-/// The losses that have a weight, in the order of their table, and then the routers' own terms, summed over the layers.
+/// The losses that have a weight, in the order of their table, and then the terms of routers and of other parts, summed over
+/// the layers.
 std::vector<NamedLoss> auxiliary_losses(const StatsBook& book, const LossConfig& config);
 
 }  // namespace smoe

@@ -16,8 +16,8 @@ namespace smoe {
 /// Replaces a feed-forward block: x [T, D] → [T, D].
 class MoeLayer : public torch::nn::Module {
  public:
-  /// Router and experts for tokens of width `width`, all weights drawn from `random`.
-  MoeLayer(const MoeConfig& config, int64_t width, double init_std, const RandomStream& random);
+  /// Router and experts for that place, all weights drawn from `random`.
+  MoeLayer(const MoeConfig& config, const RouterPlace& place, double init_std, const RandomStream& random);
 
   /// A layer of given parts; `shared` may be null.
   MoeLayer(std::shared_ptr<Router> router, std::shared_ptr<Experts> experts, std::shared_ptr<ExpertGroup> shared,
@@ -37,14 +37,19 @@ class MoeLayer : public torch::nn::Module {
   void set_router(std::shared_ptr<Router> router);
   Experts& experts() { return *experts_; }
 
-  /// Forward floating-point operations per token with `active` routed experts (§5.3's count: router and matrices).
-  double flops_per_token(double active) const;
-  /// Parameters that a token with `active` routed experts touches.
-  double active_parameters(double active) const;
+  /// Forward floating-point operations per token with those routed experts (§5.3's count: router and matrices).
+  double flops_per_token(const ActiveExperts& active) const;
+  /// Parameters that a token with those routed experts touches.
+  double active_parameters(const ActiveExperts& active) const;
+  /// How many of those experts are networks.
+  double active_networks(const ActiveExperts& active) const;
   /// What a forward of `tokens` tokens takes, with `training` its backward pass too.
   PassMemory pass_memory(int64_t tokens, double active, Precision precision, bool training) const;
 
  private:
+  /// The sum over the groups of routed experts of what `of_group` says, times how many of the group are active.
+  double sum_of_active(const ActiveExperts& active, double (*of_group)(const ExpertGroup&)) const;
+  Limited limited(const Routing& routing, const RouteInput& input) const;
   at::Tensor shared_output(const at::Tensor& x, const MixOptions& options);
 
   std::shared_ptr<Router> router_;

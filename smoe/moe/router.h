@@ -30,6 +30,8 @@ struct RouterTraits {
   bool batch_independent = true;      ///< … nor on other sequences of the batch
   bool random_at_evaluation = false;  ///< two evaluations may differ
   bool scores = true;                 ///< answers with logits and probabilities, which the losses on them need
+  bool more_in_training = false;      ///< in training a token may take more than k experts
+  bool state = false;                 ///< goes by what the router of the mixture below made of the token
 };
 
 struct LayerStats;
@@ -48,6 +50,18 @@ class Router : public torch::nn::Module {
   virtual int64_t flops_per_token() const = 0;
 };
 
+/// Where a router stands in its model.
+struct RouterPlace {
+  int64_t width = 0;  ///< of its tokens, D
+  int64_t below = 0;  ///< how many mixtures are below its layer; at 0 no state comes up to it
+  /// What the routers of all layers share and the model owns; a router of a kind that shares something has one of its own
+  /// where there is none.
+  std::shared_ptr<torch::nn::Module> shared = nullptr;
+
+  RouterPlace(int64_t of_width, int64_t mixtures_below = 0)  // NOLINT: a width is most of it
+      : width(of_width), below(mixtures_below) {}
+};
+
 /// A kind of router as the table of kinds lists it.
 struct RouterKind {
   std::string name;
@@ -56,10 +70,12 @@ struct RouterKind {
   RouterTraits traits;
   /// What a recipe sets beside moe.router to get the published system: "moe.capacity_factor=1.25".
   std::vector<std::string> published = {};
-  /// A router for tokens of width `width`, its weights drawn from `random`.
-  std::function<std::shared_ptr<Router>(const MoeConfig&, int64_t width, const RandomStream& random)> make;
+  /// A router for that place, its weights drawn from `random`.
+  std::function<std::shared_ptr<Router>(const MoeConfig&, const RouterPlace&, const RandomStream& random)> make;
   /// Throws UserError where the settings do not go together for this kind; may be null.
   void (*check)(const MoeConfig&) = nullptr;
+  /// What the routers of all layers share, for tokens of that width; null where they share nothing.
+  std::shared_ptr<torch::nn::Module> (*make_shared)(const MoeConfig&, int64_t width, const RandomStream&) = nullptr;
 };
 
 const std::vector<RouterKind>& router_kinds();

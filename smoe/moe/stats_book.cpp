@@ -75,6 +75,11 @@ double LayerStats::dropped_fraction() const {
   return total > 0 ? dropped.sum().item<double>() / total : 0;
 }
 
+double ActiveExperts::among(int64_t first, int64_t size, int64_t experts) const {
+  if (!kept_.defined()) return number_ * static_cast<double>(size) / static_cast<double>(experts);
+  return tokens_ > 0 ? kept_.narrow(0, first, size).sum().item<double>() / tokens_ : 0;
+}
+
 LayerStats& LayerStats::operator+=(const LayerStats& other) {
   count = count + other.count;
   probability = probability + other.probability;

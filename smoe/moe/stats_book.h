@@ -24,10 +24,26 @@ struct LayerStats {
   /// Fraction of the assignments that went to each expert; zeros where there was none.
   at::Tensor load() const;
   double mean_entropy() const { return tokens > 0 ? entropy / tokens : 0; }
+  /// Assignments a token that were kept, to experts of any kind.
   double mean_active_experts() const;
   double dropped_fraction() const;
 
   LayerStats& operator+=(const LayerStats& other);
+};
+
+/// How many of a layer's experts a token takes: a number, spread evenly over all of them, or what was counted.
+class ActiveExperts {
+ public:
+  ActiveExperts(double number) : number_(number) {}  // NOLINT: a plain number is the common case
+  explicit ActiveExperts(const LayerStats& counted) : kept_(counted.count - counted.dropped), tokens_(counted.tokens) {}
+
+  /// How many of the `size` experts from id `first` on, in a layer of `experts`.
+  double among(int64_t first, int64_t size, int64_t experts) const;
+
+ private:
+  double number_ = 0;
+  at::Tensor kept_;  // [E]; undefined where the number holds
+  double tokens_ = 0;
 };
 
 /// The same sums over the valid tokens of one layer in the micro-batch at hand, with the gradient that losses send back
@@ -54,12 +70,18 @@ class StatsBook {
   void begin_micro_batch(int64_t index) {
     micro_batch_ = index;
     terms_.clear();
+    other_terms_.clear();
   }
 
   /// Adds what layer `layer` did. `routing` is the router's answer, before limit; `dropped` int64 [E] is what limit took
   /// out; `valid` bool [T] masks padding out of every sum and may be undefined.
   void record(int64_t layer, const Routing& routing, int64_t experts, const at::Tensor& dropped,
               const at::Tensor& valid);
+
+  /// Takes what layer `layer`, which is no mixture, adds to the objective, by name; kept where the detail is kTerms.
+  void record_terms(int64_t layer, std::map<std::string, Term> terms) {
+    if (detail_ == Detail::kTerms) other_terms_[layer] = std::move(terms);
+  }
 
   /// The sums over all micro-batches, one entry a layer in ascending order, on this rank or over all ranks of `group`.
   std::vector<LayerStats> layers() const;
@@ -68,9 +90,13 @@ class StatsBook {
   /// What the layers did in the micro-batch at hand, by layer; empty unless the detail is kTerms.
   const std::map<int64_t, LayerTerms>& terms() const { return terms_; }
 
+  /// What layers that are no mixtures add in the micro-batch at hand, by layer and name.
+  const std::map<int64_t, std::map<std::string, Term>>& other_terms() const { return other_terms_; }
+
   void clear() {
     records_.clear();
     terms_.clear();
+    other_terms_.clear();
   }
 
  private:
@@ -78,6 +104,7 @@ class StatsBook {
   int64_t micro_batch_ = 0;
   std::map<int64_t, std::map<int64_t, LayerStats>> records_;  // layer → micro-batch → sums
   std::map<int64_t, LayerTerms> terms_;                       // layer → terms of this micro-batch
+  std::map<int64_t, std::map<std::string, Term>> other_terms_;
 };
 
 }  // namespace smoe

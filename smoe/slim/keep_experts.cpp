@@ -71,6 +71,9 @@ at::Tensor cut(const at::Tensor& whole, const at::Tensor& part, const std::vecto
 void check_can_keep(const LanguageModel& model, int64_t keep) {
   ModelSpec spec = model.spec();
   require(!model.mixtures().empty(), "a dense model has no experts to keep");
+  require(spec.moe.networks() == spec.moe.experts,
+          "only mixtures whose experts are all networks can be made smaller; this ", "one has ",
+          spec.moe.experts - spec.moe.networks(), " others among its ", spec.moe.experts);
   if (keep != spec.moe.experts) check_router(model, spec.moe.experts);
   spec.moe.experts = keep;
   spec.check();

@@ -11,6 +11,7 @@
 #include "smoe/base/error.h"
 #include "smoe/base/json.h"
 #include "smoe/data/batch_stream.h"
+#include "smoe/moe/moe_layer.h"
 
 namespace smoe {
 namespace {
@@ -81,11 +82,16 @@ EvalResult evaluate(LanguageModel& model, const TokenSequence& text, const EvalL
   result.bpc = result.nll / std::numbers::ln2;
   result.tokens = tokens;
   const std::vector<LayerStats> layers = book.layers();
-  for (const LayerStats& layer : layers) result.mean_active_experts += layer.mean_active_experts();
+  const std::vector<MoeLayer*> mixtures = model.mixtures();
+  std::vector<ActiveExperts> active;
+  for (size_t i = 0; i < layers.size(); ++i) {
+    active.emplace_back(layers[i]);
+    result.mean_active_experts += mixtures.at(i)->active_networks(active[i]);
+  }
   if (!layers.empty()) result.mean_active_experts /= static_cast<double>(layers.size());
-  result.active_parameters = model.active_parameters(result.mean_active_experts);
-  result.flops_per_token = model.flops_per_token(
-      {.batch = streams, .segment = lengths.segment, .memory = lengths.memory}, result.mean_active_experts);
+  result.active_parameters = model.active_parameters(active);
+  result.flops_per_token =
+      model.flops_per_token({.batch = streams, .segment = lengths.segment, .memory = lengths.memory}, active);
   result.tokens_per_second = static_cast<double>(tokens) / seconds.count();
   return result;
 }

@@ -32,7 +32,7 @@ struct EvalResult {
   double nll = 0;                  ///< mean over the predicted tokens, in nats
   double bpc = 0;                  ///< nll / ln 2
   int64_t tokens = 0;              ///< predicted
-  double mean_active_experts = 0;  ///< a token, averaged over layers that are mixtures
+  double mean_active_experts = 0;  ///< networks a token, averaged over layers that are mixtures
   double active_parameters = 0;
   double flops_per_token = 0;
   double tokens_per_second = 0;

@@ -4,6 +4,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "smoe/moe/router.h"
 #include "smoe/train/evaluate.h"
 
 namespace smoe {
@@ -40,7 +41,10 @@ double memory_bytes(const LanguageModel& model, int64_t batch, int64_t length) {
 double experts_of_token(Dial dial, const Recipe& recipe, bool training) {
   const auto all = static_cast<double>(recipe.moe.experts);
   switch (dial) {
-    case Dial::kK: return training ? static_cast<double>(recipe.k_schedule.max) : all;
+    case Dial::kK: {
+      const bool may_take_all = !training || find_router_kind(recipe.moe.router).traits.more_in_training;
+      return may_take_all ? all : static_cast<double>(recipe.k_schedule.max);
+    }
     case Dial::kThreshold: return all;
     case Dial::kCapacity: return recipe.moe.routers.expert_choice.capacity;
     case Dial::kSamples: return training ? 1 : static_cast<double>(recipe.moe.routers.thor.samples);

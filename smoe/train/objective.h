@@ -38,6 +38,9 @@ const std::vector<ObjectiveKind>& objective_kinds();
 /// Throws UserError for a kind that is not known, with the nearest name.
 std::unique_ptr<Objective> make_objective(const ObjectiveConfig& config);
 
+/// Mean over the tokens of (log Σ_v exp z_v)², z the output's logits [B, S, V] (Chowdhery et al., "PaLM", 2022, §5). []
+at::Tensor output_z_loss(const at::Tensor& logits);
+
 /// Mean over the tokens of Σ_v (p1 − p2)(log p1 − log p2), p = softmax of logits [B, S, V]: twice the symmetric
 /// Kullback–Leibler divergence, 0 where the two agree. []
 at::Tensor symmetric_divergence(const at::Tensor& logits, const at::Tensor& others);

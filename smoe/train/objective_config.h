@@ -18,6 +18,7 @@ struct ThorObjectiveConfig {
 /// The table [objective] of a recipe.
 struct ObjectiveConfig {
   std::string kind = "likelihood";
+  double output_z = 0;
   ThorObjectiveConfig thor;
 
   void describe(Fields& fields);

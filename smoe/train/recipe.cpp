@@ -74,6 +74,8 @@ void Recipe::check() const {
   const RouterTraits traits = find_router_kind(moe.router).traits;
   require(traits.scores || !losses.any(), "[losses] has weights, but the router '", moe.router,
           "' has no probabilities that a loss could be made of; set them to 0");
+  require(losses.device_balance == 0 || moe.experts % losses.devices == 0, "losses.devices = ", losses.devices,
+          " does not divide moe.experts = ", moe.experts, ", but devices have as many experts each");
   if (traits.dial != Dial::kK) return;
   require(k_schedule.min <= k_schedule.max, "k_schedule.min = ", k_schedule.min,
           " is larger than k_schedule.max = ", k_schedule.max);

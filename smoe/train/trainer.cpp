@@ -76,6 +76,7 @@ Trainer::Trainer(RunFolder run, Recipe recipe)
       data_sha256_(files_.sha256()) {
   const int64_t rows = recipe_.train.batch / recipe_.train.accumulate;
   for (int64_t i = 0; i < recipe_.train.accumulate; ++i) memories_.push_back(model_->empty_memory(rows));
+  wants_statistics_ = model_->has_terms();
   for (const MoeLayer* layer : model_->mixtures()) {
     wants_statistics_ = wants_statistics_ || recipe_.losses.any() || layer->router().wants_statistics();
   }
@@ -164,7 +165,8 @@ void Trainer::freeze_parts(int64_t first) {
 at::Tensor Trainer::objective_of(const ObjectiveResult& task, const StatsBook* book, StepResult& result) const {
   std::vector<NamedLoss> parts = task.parts;
   if (wants_statistics_) {
-    for (NamedLoss& loss : auxiliary_losses(*book, recipe_.losses)) parts.push_back(std::move(loss));
+    const LossConfig of_routing = book->terms().empty() ? LossConfig() : recipe_.losses;  // a dense model has none
+    for (NamedLoss& loss : auxiliary_losses(*book, of_routing)) parts.push_back(std::move(loss));
   }
   at::Tensor sum = task.loss;
   result.losses.resize(parts.size());

@@ -1,4 +1,4 @@
-// Settings that only one of several kinds has.
+// Settings that only one of several kinds has, and settings that came later than files.
 #include <gtest/gtest.h>
 
 #include <nlohmann/json.hpp>
@@ -84,6 +84,20 @@ TEST_F(ConfigKinds, AreAllInTheTableOfHelp) {
   const std::string table = to_markdown(fields_);
   EXPECT_NE(table.find("| `shape.round.radius` | number |"), std::string::npos);
   EXPECT_NE(table.find("| `shape.square.side` | integer |"), std::string::npos);
+}
+
+TEST(ConfigFields, NewerOnesMayBeMissing) {
+  int64_t old_one = 1, newer = 2;
+  Fields fields;
+  fields.add("old", &old_one, "always there");
+  fields.add_newer("newer", &newer, "not in older files");
+  from_json(fields, Json{{"old", 3}}, "c.json");
+  EXPECT_EQ(old_one, 3);
+  EXPECT_EQ(newer, 2);
+  EXPECT_EQ(to_json(fields).dump(), R"({"old":3,"newer":2})");
+  from_json(fields, Json{{"old", 3}, {"newer", 4}}, "c.json");
+  EXPECT_EQ(newer, 4);
+  EXPECT_EQ(message_of([&] { from_json(fields, Json{{"newer", 4}}, "c.json"); }), "c.json: 'old' is missing");
 }
 
 }  // namespace

@@ -152,6 +152,28 @@ class Recipes(tool.ToolTest):
     def test_a_loss_needs_probabilities(self):
         self.refuse(*sets(moe__router="hash", losses__balance=0.1), says=["[losses]", "'hash'"])
 
+    def test_combinations_that_cannot_be(self):
+        self.refuse(*sets(moe__network_share=0.5), says=["moe.network_share", "moe.null_experts"])
+        self.refuse(*sets(moe__null_experts=4), says=["moe.experts = 4", "leaves no network"])
+        self.refuse(*sets(model__ffn_dropout="concrete"), says=["model.ffn_dropout", "model.moe_layers"])
+        self.refuse(*sets(moe__router="learned", losses__device_balance=0.1, losses__devices=3),
+                    says=["losses.devices = 3", "moe.experts = 4"])
+
+    def test_active_experts_are_networks(self):
+        self.train("run", *sets(moe__router="adamoe", moe__experts=8, moe__null_experts=4, train__steps=4))
+        some, all_of_them = json.loads(self.run_tool("eval", "run", "--k", "2,8", "--split", "valid", "--json"))["results"]
+        self.assertLess(some["mean_active_experts"], 2)
+        self.assertEqual(all_of_them["mean_active_experts"], 4)
+        networks = all_of_them["mean_active_experts"] - some["mean_active_experts"]
+        flops = all_of_them["flops_per_token"] - some["flops_per_token"]
+        self.assertAlmostEqual(flops, 2 * networks * 2 * 2 * 16 * 16, places=3)  # two layers, two matrices each
+
+    def test_dense_baselines(self):
+        for kind in ("concrete", "drop_block", "expert"):
+            self.train(kind, *sets(model__moe_layers="none", model__ffn_dropout=kind, train__steps=4, train__log_every=1))
+            self.run_tool("eval", kind, "--split", "valid")
+            self.assertEqual("concrete" in self.metrics(kind)[0].get("losses", {}), kind == "concrete")
+
     def metrics(self, run):
         lines = (self.folder / run / "metrics.jsonl").read_text().splitlines()
         return [line for line in map(json.loads, lines) if "split" not in line]

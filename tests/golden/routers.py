@@ -70,6 +70,12 @@ def balance(mask, p):
     return E * float((share * p.mean(0)).sum())
 
 
+def device_balance(mask, p, devices):
+    share = E * mask.sum(0) / mask.sum()
+    groups = np.arange(E).reshape(devices, -1)
+    return float(sum(share[group].mean() * p.mean(0)[group].sum() for group in groups))
+
+
 def bias_balanced(rate, updates, k):
     """The biases after so many updates on the same tokens, and then the weights; sigmoid scores."""
     scores, bias = sigmoid(z), np.zeros(E)
@@ -95,6 +101,79 @@ def hashed(key, tokens, k):
     return top_k(np.array(draws), k) / k
 
 
+def derived(key, name):
+    """The key of the part `name` of a random stream."""
+    value = 0xCBF29CE484222325
+    for byte in name.encode():
+        value = ((value ^ byte) * 0x100000001B3) & 0xFFFFFFFFFFFFFFFF
+    block = philox(key, value, 0x736D6F65)
+    return block[1] << 32 | block[0]
+
+
+def uniform_rows(name):
+    """[T, E] numbers of the stream that the tests route with, key 5: row t has counter t."""
+    key = derived(5, name)
+    return np.array([[(philox(key, t, e // 4)[e % 4] >> 8) * 2.0**-24 for e in range(E)] for t in range(T)])
+
+
+def drop_gate(rate, k):
+    draw = uniform_rows("drop")
+    logits = np.where(draw < rate, 0, z / (1 - rate))
+    mask = np.zeros((T, E), bool)
+    for t in range(T):
+        # The largest logits first, among equal ones those of the largest draw.
+        order = sorted(range(E), key=lambda e, t=t: (logits[t, e], draw[t, e]), reverse=True)
+        mask[t, order[:k]] = True
+    return shares(np.exp(logits) * mask)
+
+
+def dense_to_sparse(progress, k):
+    temperature = 2 + progress * (0.3 - 2)
+    noise = -np.log(1e-10 - np.log(uniform_rows("gumbel") + 1e-10))
+    p = softmax((z + noise) / temperature)
+    return p * top_k(p, max(k, int((p > 0.001).sum(1).mean())))
+
+
+def class_balance(mask, p, eta, pooled=()):
+    """E · Σ η f P; the ids `pooled` have the mean of their f."""
+    share = mask.sum(0) / mask.sum()
+    if pooled:
+        share[list(pooled)] = share[list(pooled)].mean()
+    return E * float((eta * share * p.mean(0)).sum())
+
+
+def adamoe(k):
+    """Ids 0 to 2 are networks, 3 and 4 null experts, 5 a copy."""
+    mask, taken = top_k(z, k), np.array([1, 1, 1, 0, 0, 1])
+    sums = (np.exp(z) * mask * taken).sum(-1, keepdims=True)
+    weights = np.exp(z) * mask * taken / np.where(sums == 0, 1, sums)
+    return weights, class_balance(mask, softmax(z), 1, (3, 4))
+
+
+def moe_pp(k):
+    """Ids 0 to 2 are networks, 3 a null expert, 4 a copy, 5 a constant; τ = 0.5. Weights, softmax, loss and state."""
+    below = wave(T * E, 0.9, 0.1, 1.0).reshape(T, E)
+    logits = z + below @ wave(E * E, 1.1, 0.4, 0.8).reshape(E, E).T
+    mask, taken = top_k(logits, k), np.array([1, 1, 1, 0, 1, 1])
+    loss = class_balance(mask, softmax(logits), np.array([1, 1, 1, 0.5, 0.5, 0.5]))
+    return shares(np.exp(logits) * mask * taken), softmax(logits) * mask * taken, loss, logits
+
+
+def rmoe(k):
+    """A state of width 3. Weights and the new state."""
+    project, gate = wave(3 * D, 0.6, 0.1, 0.9).reshape(3, D), wave(E * 3, 1.7, 0.9, 2.0).reshape(E, 3)
+    of_input, of_state = wave(27, 0.8, 0.3, 0.7).reshape(3, 3, 3), wave(27, 1.9, 0.2, 0.6).reshape(3, 3, 3)
+    b, c = wave(3, 1, 0.5, 0.3), wave(3, 1, 2.5, 0.3)
+    h = wave(T * 3, 0.9, 0.1, 0.5).reshape(T, 3)
+    inputs = x @ project.T
+    r = sigmoid(inputs @ of_input[0].T + h @ of_state[0].T)
+    u = sigmoid(inputs @ of_input[1].T + h @ of_state[1].T)
+    n = np.tanh(inputs @ of_input[2].T + b + r * (h @ of_state[2].T + c))
+    state = (1 - u) * n + u * h
+    logits = state @ gate.T
+    return shares(np.exp(logits) * top_k(logits, k)), state
+
+
 def numbers():
     p, s = softmax(z), sigmoid(z)
     two, three = top_k(z, 2), top_k(z, 3)
@@ -116,8 +195,23 @@ def numbers():
         "TopP100": top_p(p, 1),
         "ExpertChoice1": expert_choice(p, 1),
         "ExpertChoice2": expert_choice(p, 2),
+        "DropGate2": drop_gate(0.5, 2),
+        "DropGate5": drop_gate(0.5, 5),
+        "DenseToSparseStart": dense_to_sparse(0, 2),
+        "DenseToSparseMiddle": dense_to_sparse(0.5, 2),
+        "DenseToSparseEnd": dense_to_sparse(1, 1),
+        "Adamoe2": adamoe(2)[0],
+        "Adamoe3Balance": np.array([adamoe(3)[1]]),
+        "Adamoe4": adamoe(4)[0],
+        "MoePp2": moe_pp(2)[0],
+        "MoePp2Softmax": moe_pp(2)[1],
+        "MoePp2Balance": np.array([moe_pp(2)[2]]),
+        "MoePpState": moe_pp(2)[3],
+        "Rmoe2": rmoe(2)[0],
+        "RmoeState": rmoe(2)[1],
         "Hash2": hashed(0x0000ABCDEF123456, range(T), 2),
         "Balance2": np.array([balance(two, p)]),
+        "DeviceBalance3": np.array([device_balance(two, p, 3)]),
         "Z": np.array([float((np.log(np.exp(z).sum(-1)) ** 2).mean())]),
         "Entropy": np.array([float(-(p * np.log(p)).sum(-1).mean())]),
     }

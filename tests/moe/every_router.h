@@ -41,8 +41,19 @@ class EveryRouter : public ::testing::TestWithParam<std::string> {
   const RouterKind& kind() const { return find_router_kind(GetParam()); }
   const RouterTraits& traits() const { return kind().traits; }
   bool dial_is_k() const { return traits().dial == Dial::kK; }
+  /// A router that is not in the lowest mixture.
   std::shared_ptr<Router> router(int64_t experts, uint64_t seed = 9) const {
-    return make_router(GetParam(), experts, seed);
+    return make_router(router_config(GetParam(), experts), seed, RouterPlace(kRouterWidth, /*below=*/1));
+  }
+  /// router_input, with what a router of the mixture below made of other tokens where the kind goes by that.
+  RouteInput input_of(const at::Tensor& x, const DialValue& value, int64_t experts) const {
+    RouteInput input = router_input(x, value);
+    if (!traits().state) return input;
+    const auto below = make_router(router_config(GetParam(), experts), 17, RouterPlace(kRouterWidth, 0));
+    below->to(x.scalar_type());
+    const at::Tensor others = router_tokens(x.size(0), 23).to(x.scalar_type());
+    input.state = below->route(router_input(others, some_value(experts))).state.detach();
+    return input;
   }
   /// A value inside the dial's range.
   DialValue some_value(int64_t experts) const {
@@ -50,7 +61,9 @@ class EveryRouter : public ::testing::TestWithParam<std::string> {
     return values[values.size() / 2];
   }
   /// All losses where the kind has what they need.
-  LossConfig losses() const { return traits().scores ? LossConfig{.balance = 1, .z = 1, .entropy = 1} : LossConfig{}; }
+  LossConfig losses() const {
+    return traits().scores ? LossConfig{.balance = 1, .z = 1, .entropy = 1, .device_balance = 1} : LossConfig{};
+  }
 };
 
 inline auto every_router() {

@@ -6,6 +6,7 @@
 
 #include "smoe/kernels/moe_mlp.h"
 #include "tests/base/temp_folder.h"
+#include "tests/kernels/gradcheck.h"
 #include "tests/kernels/mixture_case.h"
 
 namespace smoe {
@@ -53,9 +54,12 @@ TEST(Experts, EveryKindDeclaresItsCost) {
     for (const at::Tensor& parameter : group->parameters()) parameters += parameter.numel();
     EXPECT_EQ(group->parameters_per_expert() * 3, parameters) << kind.name;
     const Routing routing = routing_of(9, 3, 2);
-    EXPECT_EQ(group->mix(tokens_of(9), routing.expert, routing.weight, {}).sizes(), at::IntArrayRef({9, 5}));
-    const at::Tensor nobody = torch::full({9, 2}, -1, torch::kInt32);
-    EXPECT_TRUE(group->mix(tokens_of(9), nobody, routing.weight, {}).eq(0).all().item<bool>()) << kind.name;
+    EXPECT_EQ(group->is_network(), kind.count == nullptr);
+    Experts experts({group});
+    EXPECT_EQ(experts.mix(tokens_of(9), routing, {}).sizes(), at::IntArrayRef({9, 5}));
+    Routing nobody = routing;
+    nobody.expert = torch::full({9, 2}, -1, torch::kInt32);
+    EXPECT_TRUE(experts.mix(tokens_of(9), nobody, {}).eq(0).all().item<bool>()) << kind.name;
   }
   EXPECT_NE(message_of([] { find_expert_kind("fnn"); }).find("did you mean 'ffn'?"), std::string::npos);
 }
@@ -129,6 +133,107 @@ TEST(Experts, Bf16GivesTheTypeOfItsInput) {
   EXPECT_EQ(half.scalar_type(), torch::kFloat32);
   EXPECT_FALSE(torch::equal(full, half));
   EXPECT_LT((full - half).norm().item<double>(), 0.02 * full.norm().item<double>());
+}
+
+TEST(Experts, NullCopyAndConstantAreTheirFormulas) {
+  const at::Tensor x = tokens_of(9);
+  const Routing routing = routing_of(9, 3, 2);
+  const auto mixed = [&](const std::string& kind) { return Experts({group_of(3, 1, kind)}).mix(x, routing, {}); };
+  EXPECT_TRUE(mixed("null").eq(0).all().item<bool>());
+  EXPECT_TRUE(torch::allclose(mixed("copy"), routing.weight.sum(-1, true) * x, 1e-14, 1e-14));
+  const auto p = group_of(3, 1, "constant")->named_parameters();
+  at::Tensor want = torch::zeros_like(x);
+  for (int64_t t = 0; t < 9; ++t) {
+    for (int64_t s = 0; s < 2; ++s) {
+      const int64_t e = routing.expert[t][s].item<int64_t>();
+      if (e < 0) continue;
+      const at::Tensor a = torch::softmax(torch::mv(p["score"][e], x[t]), 0);
+      want[t] += routing.weight[t][s] * (a[0] * x[t] + a[1] * p["value"][e]);
+    }
+  }
+  EXPECT_TRUE(torch::allclose(mixed("constant"), want, 1e-12, 1e-12));
+}
+
+TEST(Experts, KindsSideBySideAnswerEachForItsIds) {
+  // A mixture of four kinds is the sum of what each kind makes of its own ids, and ids of a network stand first.
+  const std::vector<std::string> kinds = {"ffn", "null", "copy", "constant"};
+  std::vector<std::shared_ptr<ExpertGroup>> groups;
+  for (size_t i = 0; i < kinds.size(); ++i) groups.push_back(group_of(2, i, kinds[i]));
+  Experts experts(groups);
+  ASSERT_EQ(experts.size(), 8);
+  const at::Tensor x = tokens_of(40);
+  const Routing routing = routing_of(40, 8, 5);
+  at::Tensor want = torch::zeros_like(x);
+  for (size_t i = 0; i < kinds.size(); ++i) {
+    Routing own = routing;
+    own.expert = routing.expert - static_cast<int>(2 * i);
+    want = want + Experts({groups[i]}).mix(x, own, {});
+  }
+  EXPECT_TRUE(torch::allclose(experts.mix(x, routing, {}), want, 1e-12, 1e-12));
+  // A row's bits are its own.
+  const at::Tensor all = experts.mix(x, routing, {});
+  for (const int64_t count : {1, 3, 16, 39}) {
+    Routing part = routing;
+    part.expert = routing.expert.narrow(0, 40 - count, count);
+    part.weight = routing.weight.narrow(0, 40 - count, count);
+    EXPECT_TRUE(
+        same_bits(experts.mix(x.narrow(0, 40 - count, count), part, {}), all.narrow(0, 40 - count, count).clone()))
+        << count;
+  }
+}
+
+TEST(Experts, GradientsOfKindsThatAreNoNetworks) {
+  for (const std::string kind : {"copy", "constant"}) {
+    SCOPED_TRACE(kind);
+    const auto group = group_of(3, 1, kind);
+    const at::Tensor x = tokens_of(6);
+    const Routing routing = routing_of(6, 3, 2);
+    std::vector<testing::NamedInput> inputs = {{"x", x}, {"weight", routing.weight}};
+    for (const auto& parameter : group->named_parameters()) inputs.emplace_back(parameter.key(), parameter.value());
+    testing::gradcheck([&] { return group->mix(x, routing.expert, routing.weight, {}); }, inputs);
+  }
+}
+
+TEST(Experts, NoTokensForAnyKind) {
+  for (const ExpertKind& kind : expert_kinds()) {
+    Routing routing;
+    routing.expert = torch::zeros({0, 2}, torch::kInt32);
+    routing.weight = torch::zeros({0, 2}, torch::kFloat64);
+    EXPECT_EQ(Experts({group_of(3, 1, kind.name)}).mix(tokens_of(0), routing, {}).sizes(), at::IntArrayRef({0, 5}));
+  }
+}
+
+TEST(Experts, ALayersGroupsAreItsNetworksAndThenTheOthers) {
+  MoeConfig config;
+  config.experts = 12;
+  config.null_experts = 1;
+  config.copy_experts = 2;
+  config.constant_experts = 3;
+  const auto groups = routed_experts(config, 5, 0.5, RandomStream(1));
+  ASSERT_EQ(groups.size(), 4u);
+  std::vector<int64_t> sizes;
+  for (const auto& group : groups) sizes.push_back(group->size());
+  EXPECT_EQ(sizes, (std::vector<int64_t>{6, 1, 2, 3}));
+  EXPECT_EQ(groups[3]->flops_per_row(), 2 * (2 * 5 + 2 * 5));
+  // Networks are drawn as if nothing stood beside them.
+  MoeConfig alone;
+  alone.experts = 6;
+  EXPECT_TRUE(same_bits(groups[0]->named_parameters()["w1"],
+                        routed_experts(alone, 5, 0.5, RandomStream(1))[0]->named_parameters()["w1"]));
+}
+
+TEST(Experts, CountsThatCannotBeAreRefused) {
+  MoeConfig config;
+  config.experts = 4;
+  config.null_experts = 4;
+  EXPECT_NE(message_of([&] { config.check(); }).find("moe.experts = 4 leaves no network"), std::string::npos);
+  config.null_experts = 3;
+  config.check();
+  config.network_share = 0.5;
+  config.check();
+  config.null_experts = 0;
+  EXPECT_NE(message_of([&] { config.check(); }).find("moe.network_share = 0.5 needs experts that are no networks"),
+            std::string::npos);
 }
 
 TEST(Experts, ParametersAreNamedByGroup) {

@@ -2,7 +2,9 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <limits>
+#include <numeric>
 #include <random>
 
 #include "tests/base/temp_folder.h"
@@ -30,6 +32,29 @@ TEST(Limit, KeepsTheFirstByPosition) {
   EXPECT_TRUE(limited.routing.state.is_same(routing.state));
   // The router's own answer is not changed.
   EXPECT_EQ(routing.expert[4][0].item<int64_t>(), 0);
+}
+
+TEST(Limit, EveryExpertMayHaveACapacityOfItsOwn) {
+  const Routing routing = routing_of(torch::tensor({{0, 1}, {0, 2}, {1, 0}, {-1, 0}, {0, 1}}));
+  const Limited limited = limit(routing, {3, 0, 5}, DropPriority::kPosition);
+  EXPECT_TRUE(torch::equal(limited.routing.expert,
+                           torch::tensor({{0, -1}, {0, 2}, {-1, 0}, {-1, -1}, {-1, -1}}, torch::kInt32)));
+  EXPECT_TRUE(torch::equal(limited.dropped, torch::tensor({2, 3, 0}, torch::kInt64)));
+}
+
+TEST(Limit, CapacitiesFollowShares) {
+  // MoE++'s for 8 networks with tau = 0.75 and 4 others, gamma = 1.1, times k = 2.
+  std::vector<double> shares(8, 0.75);
+  shares.resize(12, 1.0);
+  const std::vector<int64_t> capacities = capacities_of(1.1, 1000, 2, shares);
+  for (size_t e = 0; e < 12; ++e) {
+    EXPECT_EQ(capacities[e], static_cast<int64_t>(std::ceil(1.1 * 2000 * shares[e] / (0.75 * 8 + 4)))) << e;
+  }
+  EXPECT_NEAR(static_cast<double>(std::accumulate(capacities.begin(), capacities.end(), int64_t{0})), 1.1 * 2000, 12);
+  for (const int64_t E : {1, 3, 7, 16}) {
+    const std::vector<int64_t> even = capacities_of(1.25, 33, 2, std::vector<double>(static_cast<size_t>(E), 1.0));
+    for (const int64_t capacity : even) EXPECT_EQ(capacity, capacity_of(1.25, 33, 2, E));
+  }
 }
 
 TEST(Limit, SlotsOfATokenComeInTheirOrder) {

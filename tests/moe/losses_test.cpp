@@ -58,6 +58,20 @@ TEST(Losses, BalanceIsOneWhereLoadIsEvenAndEWhereOneTakesAll) {
   EXPECT_NEAR(balance_loss(book_of({two})).item<double>(), 1, 1e-12);
 }
 
+TEST(Losses, DevicesAreBalancedAsGroups) {
+  const auto router = golden_router(router_config("learned", 6));
+  const StatsBook book = book_of({router->route(router_input(golden_tokens(), {.k = 2}))});
+  EXPECT_NEAR(device_balance_loss(book, 3).item<double>(), golden::kDeviceBalance3[0], 1e-12);
+  EXPECT_NEAR(device_balance_loss(book, 1).item<double>(), 1, 1e-12);
+  EXPECT_NEAR(device_balance_loss(book, 6).item<double>(), balance_loss(book).item<double>(), 1e-12);
+  EXPECT_NE(message_of([&] { device_balance_loss(book, 4); }).find("losses.devices = 4 does not divide the 6"),
+            std::string::npos);
+  // Within a group experts may share as they like.
+  EXPECT_NEAR(device_balance_loss(book_of({routing_of(even(4, 4), {0, 0, 2, 2})}), 2).item<double>(), 1, 1e-12);
+  const at::Tensor sure = torch::zeros({3, 4}, torch::kFloat64).index_fill(1, torch::tensor({2}), 1.0);
+  EXPECT_NEAR(device_balance_loss(book_of({routing_of(sure, {2, 2, 2})}), 2).item<double>(), 2, 1e-12);
+}
+
 TEST(Losses, LayersAreNotPooled) {
   // Each layer sends everything to one expert, another each: pooled, they would look balanced.
   std::vector<Routing> layers;
@@ -73,7 +87,7 @@ TEST(Losses, TheGradientIsThatOfTheProbabilitiesAlone) {
   const auto router = golden_router(router_config("learned", 6));
   const at::Tensor x = golden_tokens();
   for (const LossKind& kind : loss_kinds()) {
-    testing::gradcheck([&] { return kind.loss(book_of({router->route(router_input(x, {.k = 2}))})); },
+    testing::gradcheck([&] { return kind.loss(book_of({router->route(router_input(x, {.k = 2}))}), {.devices = 3}); },
                        {{"x", x}, {"weight", router->named_parameters()["weight"]}});
     if (HasFatalFailure()) return;
   }
@@ -130,7 +144,7 @@ TEST(Losses, WhatIsMissingIsNamed) {
   without.probabilities.value = without.logits.value = at::Tensor();
   book.record(3, without, 4, none(4), {});
   for (const LossKind& kind : loss_kinds()) {
-    EXPECT_NE(message_of([&] { kind.loss(book); }).find("layer 3"), std::string::npos) << kind.name;
+    EXPECT_NE(message_of([&] { kind.loss(book, {}); }).find("layer 3"), std::string::npos) << kind.name;
   }
   StatsBook counts(StatsBook::Detail::kAll);
   counts.record(0, routing_of(even(2, 4), {0, 1}), 4, none(4), {});

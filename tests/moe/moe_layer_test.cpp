@@ -127,6 +127,54 @@ TEST(MoeLayer, SharedExpertsAreAdded) {
   EXPECT_TRUE(torch::allclose(run(*layer, input), want, 1e-12, 1e-12));
 }
 
+TEST(MoeLayer, SharedExpertsMayHaveAWidthOfTheirOwn) {
+  // A dense block beside the mixture, whatever the width of its experts.
+  MoeConfig config = small_config();
+  const at::Tensor routed = run(*layer_of(config), input_of(12, 2));
+  config.shared_experts = 1;
+  config.shared_width = 13;
+  const auto layer = layer_of(config);
+  const RouteInput input = input_of(12, 2);
+  const MlpWeights w = weights_of(*layer, "shared");
+  ASSERT_EQ(w.w1.sizes(), at::IntArrayRef({1, 13, 10}));
+  const at::Tensor dense = torch::linear(torch::relu(torch::linear(input.x, w.w1[0], w.b1[0])), w.w2[0], w.b2[0]);
+  EXPECT_TRUE(torch::allclose(run(*layer, input), routed + dense, 1e-12, 1e-12));
+  EXPECT_EQ(layer->flops_per_token(0.0), 2 * 5 * kWidth + 4 * 13 * kWidth);
+}
+
+TEST(MoeLayer, FinerExpertsCostWhatCoarserOnesDo) {
+  // DeepSeekMoE: N experts cut into m N, m K of them active and s of those always on; matrices cost the same for any m.
+  const auto cost = [](int64_t m, int64_t shared) {
+    MoeConfig config;
+    config.experts = 8 * m - shared;
+    config.expert_width = 48 / m;
+    config.shared_experts = shared;
+    const MoeLayer layer(config, 16, 0.02, RandomStream(1));
+    const double active = static_cast<double>(2 * m - shared);
+    int64_t weights = 0;
+    for (const auto& parameter : layer.named_parameters()) {
+      if (parameter.key().ends_with(".w1") || parameter.key().ends_with(".w2")) weights += parameter.value().numel();
+    }
+    return std::pair(weights, layer.flops_per_token(active) - static_cast<double>(layer.router().flops_per_token()));
+  };
+  const auto coarse = cost(1, 0);
+  EXPECT_EQ(coarse.first, 8 * 2 * 48 * 16);
+  EXPECT_DOUBLE_EQ(coarse.second, 2 * 4 * 48 * 16);
+  for (const auto& [m, shared] : {std::pair<int64_t, int64_t>{2, 1}, {4, 0}, {4, 1}, {4, 3}, {8, 2}}) {
+    EXPECT_EQ(cost(m, shared), coarse) << m << " " << shared;
+  }
+}
+
+TEST(MoeLayer, SharedExpertsAreOutsideStatistics) {
+  MoeConfig config = small_config();
+  config.shared_experts = 2;
+  StatsBook book(StatsBook::Detail::kTerms);
+  layer_of(config)->forward(input_of(12, 2), {}, &book, 0);
+  EXPECT_EQ(book.layers()[0].count.numel(), 5);
+  EXPECT_EQ(book.layers()[0].count.sum().item<double>(), 24);
+  EXPECT_EQ(book.terms().at(0).probability.numel(), 5);
+}
+
 TEST(MoeLayer, CapacityDropsAndStatisticsAreOfBefore) {
   MoeConfig config = small_config();
   config.capacity_factor = 0.5;
@@ -248,6 +296,42 @@ TEST(MoeLayer, Gradients) {
     if (HasFatalFailure()) return;
     EXPECT_FALSE(layer->named_parameters()["router.weight"].grad().defined());
   }
+}
+
+TEST(MoeLayer, CapacityFollowsTheShareOfNetworks) {
+  MoeConfig config = small_config();
+  config.null_experts = 2;
+  config.capacity_factor = 1;
+  config.network_share = 0.1;
+  const auto layer = layer_of(config);
+  const RouteInput input = input_of(40, 2);
+  StatsBook book;
+  layer->forward(input, {}, &book, 0);
+  const LayerStats stats = book.layers()[0];
+  const at::Tensor kept = stats.count - stats.dropped;
+  EXPECT_LE(kept.narrow(0, 0, 3).max().item<double>(), 4);  // ⌈80 · 0.1 / 2.3⌉
+  EXPECT_GT(kept.narrow(0, 3, 2).max().item<double>(), 4);  // ⌈80 · 1 / 2.3⌉ = 35
+  EXPECT_GT(stats.dropped.sum().item<double>(), 0);
+}
+
+TEST(MoeLayer, CostsAreThoseOfTheExpertsThatWereTaken) {
+  MoeConfig config = small_config();
+  config.null_experts = 1;
+  config.constant_experts = 1;
+  const auto layer = layer_of(config);
+  LayerStats stats;
+  stats.count = torch::tensor({6.0, 0.0, 3.0, 50.0, 4.0}, torch::kFloat64);
+  stats.dropped = torch::tensor({1.0, 0.0, 0.0, 0.0, 0.0}, torch::kFloat64);
+  stats.tokens = 4;
+  const double router = 2 * 5 * kWidth, network = 4 * 7 * kWidth, constant = 8 * kWidth;
+  EXPECT_DOUBLE_EQ(layer->flops_per_token(ActiveExperts(stats)), router + 2 * network + constant);
+  EXPECT_DOUBLE_EQ(layer->active_networks(ActiveExperts(stats)), 2);
+  EXPECT_DOUBLE_EQ(layer->active_parameters(ActiveExperts(stats)),
+                   6 * kWidth - kWidth + 5 + 2 * (2 * 7 * kWidth + 7 + kWidth) + 3 * kWidth);
+  // A plain number is spread over all.
+  EXPECT_DOUBLE_EQ(layer->active_networks(2.5), 1.5);
+  stats.tokens = 0;
+  EXPECT_EQ(layer->active_networks(ActiveExperts(stats)), 0);
 }
 
 TEST(MoeLayer, NoTokens) {

@@ -27,11 +27,13 @@ inline MoeConfig router_config(const std::string& kind, int64_t experts) {
   config.experts = experts;
   config.router = kind;
   config.router_init_std = 1;  // logits far apart, so that rounding changes no choice
+  if (experts >= 4) config.null_experts = config.copy_experts = 1;  // most kinds do not care
   return config;
 }
 
-inline std::shared_ptr<Router> make_router(const MoeConfig& config, uint64_t seed = 9, int64_t width = kRouterWidth) {
-  return find_router_kind(config.router).make(config, width, RandomStream(seed));
+inline std::shared_ptr<Router> make_router(const MoeConfig& config, uint64_t seed = 9,
+                                           const RouterPlace& place = kRouterWidth) {
+  return find_router_kind(config.router).make(config, place, RandomStream(seed));
 }
 
 inline std::shared_ptr<Router> make_router(const std::string& kind, int64_t experts, uint64_t seed = 9) {
@@ -88,7 +90,7 @@ inline RouteInput router_input(const at::Tensor& x, const DialValue& value) {
 /// Tokens first … first + count − 1 of an input.
 inline RouteInput rows_of(RouteInput input, int64_t first, int64_t count) {
   for (at::Tensor* t :
-       {&input.x, &input.batch.token, &input.batch.position, &input.batch.sequence, &input.batch.valid}) {
+       {&input.x, &input.batch.token, &input.batch.position, &input.batch.sequence, &input.batch.valid, &input.state}) {
     if (t->defined()) *t = t->narrow(0, first, count);
   }
   return input;

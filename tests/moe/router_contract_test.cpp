@@ -19,7 +19,6 @@ using testing::dense_weights;
 using testing::dial_values;
 using testing::DialValue;
 using testing::gradcheck;
-using testing::router_input;
 using testing::router_tokens;
 using testing::same_bits;
 using testing::text_of;
@@ -67,13 +66,16 @@ TEST_P(RouterContract, DeclaresItself) {
   EXPECT_EQ(own.batch_independent, listed.batch_independent);
   EXPECT_EQ(own.random_at_evaluation, listed.random_at_evaluation);
   EXPECT_EQ(own.scores, listed.scores);
+  EXPECT_EQ(own.more_in_training, listed.more_in_training);
+  EXPECT_EQ(own.state, listed.state);
   EXPECT_GE(made->flops_per_token(), 0);
   bool moves = false;
   for (const at::Tensor& parameter : made->parameters()) moves = moves || parameter.requires_grad();
   EXPECT_EQ(moves, listed.trainable);
-  const Routing routing = made->route(router_input(router_tokens(3), some_value(4)));
+  const Routing routing = made->route(input_of(router_tokens(3), some_value(4), 4));
   EXPECT_EQ(routing.logits.value.defined(), listed.scores);
   EXPECT_EQ(routing.probabilities.value.defined(), listed.scores);
+  EXPECT_EQ(routing.state.defined(), listed.state);
 }
 
 TEST_P(RouterContract, RoutesAnyNumberOfTokensAtEveryValue) {
@@ -83,19 +85,21 @@ TEST_P(RouterContract, RoutesAnyNumberOfTokensAtEveryValue) {
       for (const DialValue& value : dial_values(traits().dial, E)) {
         for (const bool training : {false, true}) {
           SCOPED_TRACE(concat("T ", T, ", E ", E, ", ", text_of(value), training ? ", training" : ""));
-          RouteInput input = router_input(router_tokens(T), value);
+          RouteInput input = input_of(router_tokens(T), value, E);
           input.training = training;
           const Routing routing = made->route(input);
           check_routing(routing, T, E);
           if (HasFatalFailure()) return;
           if (dial_is_k()) {
-            ASSERT_TRUE(routing.expert.ge(0).sum(-1).eq(value.k.uniform).all().item<bool>());
+            const at::Tensor taken = routing.expert.ge(0).sum(-1);
+            const bool more = training && traits().more_in_training;
+            ASSERT_TRUE((more ? taken.ge(value.k.uniform) : taken.eq(value.k.uniform)).all().item<bool>());
           }
         }
       }
       // The far end of a dial is the dense mixture.
       if (traits().dial == Dial::kNone) continue;
-      const Routing all = made->route(router_input(router_tokens(T), dial_values(traits().dial, E).back()));
+      const Routing all = made->route(input_of(router_tokens(T), dial_values(traits().dial, E).back(), E));
       ASSERT_TRUE(all.expert.ge(0).sum(-1).eq(E).all().item<bool>()) << E;
     }
   }
@@ -105,15 +109,15 @@ TEST_P(RouterContract, RefusesValuesOutsideItsDial) {
   const auto made = router(4);
   if (dial_is_k()) {
     for (const int64_t k : {-3, 0, 5, 1000}) {
-      EXPECT_THROW(made->route(router_input(router_tokens(3), {.k = k})), UserError) << k;
+      EXPECT_THROW(made->route(input_of(router_tokens(3), {.k = k}, 4)), UserError) << k;
     }
     const auto per_token = [](const at::Tensor& k) { return DialValue{.k = ActiveK(k)}; };
-    EXPECT_THROW(made->route(router_input(router_tokens(2), per_token(torch::tensor({1, 5}, torch::kInt32)))),
+    EXPECT_THROW(made->route(input_of(router_tokens(2), per_token(torch::tensor({1, 5}, torch::kInt32)), 4)),
                  UserError);
-    EXPECT_THROW(made->route(router_input(router_tokens(2), per_token(torch::tensor({1}, torch::kInt32)))), UserError);
+    EXPECT_THROW(made->route(input_of(router_tokens(2), per_token(torch::tensor({1}, torch::kInt32)), 4)), UserError);
   } else if (traits().dial != Dial::kNone) {
     for (const double value : {-1.0, 0.0, 4.5}) {
-      EXPECT_THROW(made->route(router_input(router_tokens(3), {.dial = value})), UserError) << value;
+      EXPECT_THROW(made->route(input_of(router_tokens(3), {.dial = value}, 4)), UserError) << value;
     }
   }
 }
@@ -123,10 +127,10 @@ TEST_P(RouterContract, KPerTokenEqualsUniformK) {
   const int64_t E = 6, T = 35;
   const auto made = router(E);
   const at::Tensor x = router_tokens(T), k = torch::arange(T).remainder(E + 1).to(torch::kInt32);
-  const Routing mixed = made->route(router_input(x, {.k = ActiveK(k)}));
+  const Routing mixed = made->route(input_of(x, {.k = ActiveK(k)}, E));
   check_routing(mixed, T, E);
   for (int64_t own = 1; own <= E; ++own) {
-    const Routing uniform = made->route(router_input(x, {.k = own}));
+    const Routing uniform = made->route(input_of(x, {.k = own}, E));
     for (int64_t t = 0; t < T; ++t) {
       if (k[t].item<int64_t>() != own) continue;
       EXPECT_TRUE(torch::equal(mixed.expert[t].narrow(0, 0, own), uniform.expert[t])) << t;
@@ -140,9 +144,9 @@ TEST_P(RouterContract, TheDialTouchesNoWeight) {
   const auto made = router(6);
   std::vector<at::Tensor> before;
   for (const at::Tensor& parameter : made->parameters()) before.push_back(parameter.detach().clone());
-  const RouteInput input = router_input(router_tokens(20), some_value(6));
+  const RouteInput input = input_of(router_tokens(20), some_value(6), 6);
   const Routing first = made->route(input);
-  for (const DialValue& value : dial_values(traits().dial, 6)) made->route(router_input(router_tokens(20), value));
+  for (const DialValue& value : dial_values(traits().dial, 6)) made->route(input_of(router_tokens(20), value, 6));
   for (size_t i = 0; i < before.size(); ++i) EXPECT_TRUE(same_bits(made->parameters()[i], before[i]));
   // The same input, stream included, has the same answer.
   const Routing again = made->route(input);
@@ -152,7 +156,7 @@ TEST_P(RouterContract, TheDialTouchesNoWeight) {
 
 TEST_P(RouterContract, TheStreamMattersAtEvaluationWhereItSaysSo) {
   const auto made = router(8);
-  RouteInput input = router_input(router_tokens(40), dial_values(traits().dial, 8).front());
+  RouteInput input = input_of(router_tokens(40), dial_values(traits().dial, 8).front(), 8);
   const at::Tensor one = dense_weights(made->route(input), 8);
   input.random = RandomStream(6);
   EXPECT_EQ(!torch::equal(one, dense_weights(made->route(input), 8)), traits().random_at_evaluation);
@@ -160,7 +164,7 @@ TEST_P(RouterContract, TheStreamMattersAtEvaluationWhereItSaysSo) {
 
 TEST_P(RouterContract, ASeedIsARouter) {
   const auto answer = [&](uint64_t seed) {
-    return router(8, seed)->route(router_input(router_tokens(30), some_value(8)));
+    return router(8, seed)->route(input_of(router_tokens(30), some_value(8), 8));
   };
   EXPECT_TRUE(same_bits(answer(1).weight, answer(1).weight));
   EXPECT_TRUE(same_bits(answer(1).expert, answer(1).expert));
@@ -172,7 +176,7 @@ TEST_P(RouterContract, ASeedIsARouter) {
 TEST_P(RouterContract, IsInItsFile) {
   const TempFolder folder;
   const auto made = router(6, 1), other = router(6, 2);
-  const RouteInput input = router_input(router_tokens(30), some_value(6));
+  const RouteInput input = input_of(router_tokens(30), some_value(6), 6);
   save_tensors(folder / "router.safetensors", named_tensors(*made), {});
   const std::string file = (folder / "router.safetensors").string();
   copy_tensors(load_tensors(file), named_tensors(*other), file);
@@ -203,20 +207,24 @@ TEST_P(RouterContract, Gradients) {
   const auto made = router(4);
   made->to(torch::kFloat64);
   const at::Tensor x = router_tokens(5).to(torch::kFloat64).set_requires_grad(true);
+  const at::Tensor state = input_of(x, some_value(4), 4).state;
   for (const DialValue& value : dial_values(traits().dial, 4)) {
     for (const bool training : {false, true}) {
       SCOPED_TRACE(text_of(value) + (training ? ", training" : ""));
       // The weights, what losses are made of, and the kind's own terms.
       const auto answer = [&] {
-        RouteInput input = router_input(x, value);
+        RouteInput input = input_of(x, value, 4);
         input.training = training;
+        input.state = state;
         const Routing routing = made->route(input);
         std::vector<at::Tensor> parts = {routing.weight.flatten()};
+        if (traits().state) parts.push_back(routing.state.flatten());
         for (const NamedLoss& loss : told(routing, 4, {}, losses()).losses) parts.push_back(loss.value.view({1}));
         return torch::cat(parts);
       };
       if (!answer().requires_grad()) continue;
       std::vector<testing::NamedInput> inputs = {{"x", x}};
+      if (traits().state) inputs.emplace_back("state", state);
       for (const auto& parameter : made->named_parameters()) {
         // At evaluation what only shapes the noise has no part.
         const bool used = training || parameter.key() != "noise_weight";

@@ -13,7 +13,6 @@ namespace {
 using testing::dense_weights;
 using testing::DialValue;
 using testing::expect_same;
-using testing::router_input;
 using testing::router_tokens;
 using testing::rows_of;
 using testing::same_bits;
@@ -25,7 +24,7 @@ INSTANTIATE_TEST_SUITE_P(Kinds, RouterHazards, testing::every_router(), testing:
 
 TEST_P(RouterHazards, TokensSeeOnlyWhatTheyMay) {
   const auto made = router(6);
-  const RouteInput all = router_input(router_tokens(40), some_value(6));
+  const RouteInput all = input_of(router_tokens(40), some_value(6), 6);
   const at::Tensor whole = dense_weights(made->route(all), 6);
   if (traits().batch_independent) {
     for (const int64_t count : {1, 2, 17, 39}) {
@@ -48,7 +47,7 @@ TEST_P(RouterHazards, TokensSeeOnlyWhatTheyMay) {
 TEST_P(RouterHazards, InputsStayAsTheyAre) {
   const auto made = router(5);
   for (const bool training : {false, true}) {
-    RouteInput input = router_input(router_tokens(20), some_value(5));
+    RouteInput input = input_of(router_tokens(20), some_value(5), 5);
     input.training = training;
     const at::Tensor before = input.x.clone(), ids = input.batch.token.clone();
     const auto version = input.x._version();
@@ -64,7 +63,7 @@ TEST_P(RouterHazards, InputsStayAsTheyAre) {
 
 TEST_P(RouterHazards, ProbabilitiesAreOneSoftmaxOfTheLogits) {
   if (!traits().scores) GTEST_SKIP() << "has neither";
-  const Routing routing = router(6)->route(router_input(router_tokens(30), some_value(6)));
+  const Routing routing = router(6)->route(input_of(router_tokens(30), some_value(6), 6));
   EXPECT_TRUE(torch::allclose(routing.probabilities.value, torch::softmax(routing.logits.value, -1), 1e-5, 1e-6));
 }
 
@@ -72,8 +71,8 @@ TEST_P(RouterHazards, TheTaskTeachesIt) {
   if (!traits().trainable) GTEST_SKIP() << "not trained";
   MoeConfig config = testing::router_config(GetParam(), 5);
   config.expert_width = 8;
-  MoeLayer layer(config, testing::kRouterWidth, 0.5, RandomStream(4));
-  RouteInput input = router_input(router_tokens(30), dial_is_k() ? DialValue{.k = 3} : some_value(5));
+  MoeLayer layer(config, RouterPlace(testing::kRouterWidth, /*below=*/1), 0.5, RandomStream(4));
+  RouteInput input = input_of(router_tokens(30), dial_is_k() ? DialValue{.k = 3} : some_value(5), 5);
   input.training = true;
   layer.forward(input, {}, nullptr, 0).y.square().sum().backward();
   for (const auto& parameter : layer.router().named_parameters()) {
@@ -85,7 +84,7 @@ TEST_P(RouterHazards, TheTaskTeachesIt) {
 
 TEST_P(RouterHazards, PaddingCountsInNoStatistic) {
   const auto made = router(5);
-  RouteInput padded = router_input(router_tokens(30), some_value(5));
+  RouteInput padded = input_of(router_tokens(30), some_value(5), 5);
   padded.batch.valid = torch::arange(30).lt(22);
   // At evaluation, as if the padding were not there.
   RouteInput alone = rows_of(padded, 0, 22);
@@ -108,7 +107,7 @@ TEST_P(RouterHazards, MicroBatchesAddUp) {
     const int64_t size = 24 / parts;
     x.mutable_grad() = at::Tensor();
     for (int64_t i = 0; i < parts; ++i) {
-      const Routing routing = made->route(rows_of(router_input(x, some_value(5)), i * size, size));
+      const Routing routing = made->route(rows_of(input_of(x, some_value(5), 5), i * size, size));
       at::Tensor sum = torch::zeros({});
       for (const NamedLoss& loss : told(routing, 5, {}, {.balance = 0, .z = 1, .entropy = 1}).losses)
         sum = sum + loss.value;
@@ -124,7 +123,7 @@ TEST_P(RouterHazards, MicroBatchesAddUp) {
 TEST_P(RouterHazards, NoTokenHasNoLoss) {
   const auto made = router(4);
   for (const bool training : {false, true}) {
-    RouteInput input = router_input(router_tokens(0), some_value(4));
+    RouteInput input = input_of(router_tokens(0), some_value(4), 4);
     input.training = training;
     for (const NamedLoss& loss : told(made->route(input), 4, {}, losses()).losses) {
       EXPECT_EQ(loss.value.item<double>(), 0) << loss.name;

@@ -54,6 +54,27 @@ TEST(Objective, LikelihoodIsTheMeanNll) {
   EXPECT_TRUE(result.parts.empty());
 }
 
+TEST(Objective, TheOutputsLogitsCanBeKeptSmall) {
+  const auto model = model_of(4);
+  Memory memory = model->empty_memory(2), other = memory;
+  ObjectiveConfig config;
+  config.output_z = 0.25;
+  const ObjectiveResult result = compute(config, *model, memory);
+  ASSERT_EQ(result.parts.size(), 1u);
+  EXPECT_EQ(result.parts[0].name, "output_z");
+  EXPECT_EQ(result.parts[0].weight, 0.25);
+  const at::Tensor logits = model->forward(tokens(0), other, training_pass());
+  EXPECT_NEAR(result.parts[0].value.item<double>(), logits.exp().sum(-1).log().square().mean().item<double>(), 1e-5);
+  config = thor("thor");
+  config.output_z = 0.25;
+  Memory again = model->empty_memory(2);
+  EXPECT_EQ(compute(config, *model, again).parts.size(), 2u);
+  // 0 where the sum of the exponentials is 1, whatever it is shifted by otherwise.
+  const at::Tensor x = torch::randn({2, 3, 7}, torch::kFloat64);
+  EXPECT_NEAR(output_z_loss(torch::log_softmax(x, -1)).item<double>(), 0, 1e-20);
+  EXPECT_NEAR(output_z_loss(torch::log_softmax(x, -1) + 3).item<double>(), 9, 1e-12);
+}
+
 TEST(Objective, ThorsFormsAreTheirFormulas) {
   const auto model = model_of(6);
   Memory memory = model->empty_memory(2), first_memory = memory, second_memory = memory;

@@ -68,6 +68,22 @@ TEST(Recipe, SizesThatOverflowAreNamed) {
   EXPECT_THROW(read_toml(recipe.fields(), "[train]\nsegment = 4611686018427387904\n", "test"), UserError);
 }
 
+TEST(Recipe, WhatDoesNotGoTogetherIsRefused) {
+  Recipe recipe;
+  recipe.moe.router = "learned";
+  recipe.losses.device_balance = 0.05;
+  recipe.losses.devices = 3;
+  EXPECT_NE(message_of(recipe).find("losses.devices = 3 does not divide moe.experts = 16"), std::string::npos);
+  recipe.losses.devices = 4;
+  EXPECT_EQ(message_of(recipe), "");
+  recipe.moe.network_share = 0.75;  // capacities by class, and one class only
+  EXPECT_NE(message_of(recipe).find("moe.network_share = 0.75 needs experts that are no networks"), std::string::npos);
+  recipe.moe.null_experts = 16;
+  EXPECT_NE(message_of(recipe).find("leaves no network"), std::string::npos);
+  recipe.moe.null_experts = 8;
+  EXPECT_EQ(message_of(recipe), "");
+}
+
 TEST(LearningRate, CosineOfThePublishedRun) {
   const OptimizerConfig config;
   EXPECT_EQ(learning_rate(config, 0, 400000), 2.5e-4);

@@ -22,7 +22,9 @@ class FfnExperts : public ExpertGroup {
 
   at::Tensor mix(const at::Tensor& x, const at::Tensor& expert, const at::Tensor& weight,
                  const MixOptions& options) override {
-    return moe_mlp(x, expert, weight, weights_, activation_, options.dropout, options.dropout_key);
+    const at::Tensor operand = to_compute(x, options.precision);
+    return moe_mlp(operand, expert, weight, weights_, activation_, options.dropout, options.dropout_key)
+        .to(x.scalar_type());
   }
 
   int64_t flops_per_row() const override { return 2 * (weights_.w1.numel() + weights_.w2.numel()) / size(); }

@@ -5,6 +5,9 @@
 
 namespace smoe {
 
-ExpertKind ffn_experts_kind();  // ffn.cpp
+ExpertKind ffn_experts_kind();       // ffn.cpp
+ExpertKind null_experts_kind();      // null.cpp
+ExpertKind copy_experts_kind();      // copy.cpp
+ExpertKind constant_experts_kind();  // constant.cpp
 
 }  // namespace smoe

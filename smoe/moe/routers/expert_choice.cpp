@@ -77,14 +77,15 @@ void check(const MoeConfig& config) {
 }  // namespace
 
 RouterKind expert_choice_kind() {
-  return {
-      .name = "expert_choice",
-      .summary = "experts choose their tokens: even load, any number of experts a token; sees later tokens",
-      .paper = "Zhou et al., NeurIPS 2022",
-      .traits = kTraits,
-      .make = [](const MoeConfig& config, int64_t width,
-                 const RandomStream& random) { return std::make_shared<ExpertChoiceRouter>(config, width, random); },
-      .check = check};
+  return {.name = "expert_choice",
+          .summary = "experts choose their tokens: even load, any number of experts a token; sees later tokens",
+          .paper = "Zhou et al., NeurIPS 2022",
+          .traits = kTraits,
+          .make =
+              [](const MoeConfig& config, const RouterPlace& place, const RandomStream& random) {
+                return std::make_shared<ExpertChoiceRouter>(config, place.width, random);
+              },
+          .check = check};
 }
 
 }  // namespace smoe

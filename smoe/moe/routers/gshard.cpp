@@ -87,8 +87,8 @@ RouterKind gshard_kind() {
           .paper = "Lepikhin et al., ICLR 2021",
           .traits = kTraits,
           .published = {"moe.capacity_factor=1.0", "moe.drop_priority=choice"},
-          .make = [](const MoeConfig& config, int64_t width, const RandomStream& random) {
-            return std::make_shared<GshardRouter>(config, width, random);
+          .make = [](const MoeConfig& config, const RouterPlace& place, const RandomStream& random) {
+            return std::make_shared<GshardRouter>(config, place.width, random);
           }};
 }
 

@@ -61,7 +61,7 @@ RouterKind hash_kind() {
           .summary = "a fixed random function of the token's id, or of its position; equal weights",
           .paper = "Roller et al., NeurIPS 2021",
           .traits = kTraits,
-          .make = [](const MoeConfig& config, int64_t, const RandomStream& random) {
+          .make = [](const MoeConfig& config, const RouterPlace&, const RandomStream& random) {
             return std::make_shared<HashRouter>(config, random);
           }};
 }

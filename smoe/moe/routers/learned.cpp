@@ -77,8 +77,8 @@ RouterKind learned_kind() {
           .summary = "trained top-k: softmax before or after the selection, or sigmoid; bias balancing",
           .paper = "Shazeer et al., ICLR 2017; Dai et al., ACL 2024; DeepSeek-V3, 2024",
           .traits = kTraits,
-          .make = [](const MoeConfig& config, int64_t width, const RandomStream& random) {
-            return std::make_shared<LearnedRouter>(config, width, random);
+          .make = [](const MoeConfig& config, const RouterPlace& place, const RandomStream& random) {
+            return std::make_shared<LearnedRouter>(config, place.width, random);
           }};
 }
 

@@ -117,8 +117,8 @@ RouterKind noisy_topk_kind() {
           .summary = "top-k of logits with learned noise; importance and load losses (sparsely-gated MoE)",
           .paper = "Shazeer et al., ICLR 2017",
           .traits = kTraits,
-          .make = [](const MoeConfig& config, int64_t width, const RandomStream& random) {
-            return std::make_shared<NoisyTopkRouter>(config, width, random);
+          .make = [](const MoeConfig& config, const RouterPlace& place, const RandomStream& random) {
+            return std::make_shared<NoisyTopkRouter>(config, place.width, random);
           }};
 }
 

@@ -47,8 +47,8 @@ RouterKind random_frozen_kind() {
           .summary = "random weights, frozen from the start; softmax over the k selected (SMoE-Dropout)",
           .paper = "Chen et al., ICLR 2023",
           .traits = kTraits,
-          .make = [](const MoeConfig& config, int64_t width, const RandomStream& random) {
-            return std::make_shared<RandomFrozenRouter>(config, width, random);
+          .make = [](const MoeConfig& config, const RouterPlace& place, const RandomStream& random) {
+            return std::make_shared<RandomFrozenRouter>(config, place.width, random);
           }};
 }
 

@@ -47,7 +47,7 @@ RouterKind random_token_kind() {
           .summary = "k experts drawn anew for every token of every call, at evaluation too",
           .paper = "Chen et al., ICLR 2023 (published code)",
           .traits = kTraits,
-          .make = [](const MoeConfig& config, int64_t, const RandomStream&) {
+          .make = [](const MoeConfig& config, const RouterPlace&, const RandomStream&) {
             return std::make_shared<RandomTokenRouter>(config);
           }};
 }

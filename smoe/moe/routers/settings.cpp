@@ -64,6 +64,41 @@ void ThorSettings::describe(Fields& fields) {
              at_least(1));
 }
 
+void DropGateSettings::describe(Fields& fields) {
+  fields.add("rate", &rate, "probability that a logit becomes 0 in training", between(0, 0.999));
+}
+
+void DenseToSparseSettings::describe(Fields& fields) {
+  fields.add("max_temperature", &max_temperature, "temperature of the softmax at the beginning of the training",
+             above(0));
+  fields.add("min_temperature", &min_temperature, "the same at its end; between them it falls evenly", above(0));
+  fields.add("threshold", &threshold, "probability above which an expert counts towards a layer's k in training",
+             between(0, 1));
+  fields.add("eval_weight", &eval_weight,
+             "weights at evaluation: a softmax over the selected, or over all without renormalising",
+             one_of({"selected_softmax", "softmax"}));
+}
+
+void AdamoeSettings::describe(Fields& fields) {
+  fields.add("weigh_null", &weigh_null, "whether null experts take part in the softmax that a token's weights are");
+  fields.add("balance", &balance, "weight of E · Σ f·P with null experts pooled: to each of them the mean of their f",
+             at_least(0));
+  fields.add("late_balance", &late_balance, "the same from the part late_from of the training on", at_least(0));
+  fields.add("late_from", &late_from, "the part of the training after which late_balance holds", between(0, 1));
+}
+
+void MoePpSettings::describe(Fields& fields) {
+  fields.add("renormalize", &renormalize,
+             "whether the weights of a token's experts that are not null sum to 1; off, they are softmax(z) as it is");
+  fields.add("balance", &balance,
+             "weight of E · Σ η·f·P, η = 1 for networks and moe.network_share for experts that are none", at_least(0));
+}
+
+void RmoeSettings::describe(Fields& fields) {
+  fields.add("width", &width, "width of a token's state", at_least(1));
+  fields.add("detach", &detach, "whether the gradient stops at the state of the mixture below (the paper's ablation)");
+}
+
 void RouterSettings::describe(Fields& fields, const std::string& chosen) {
   fields.kind_table("learned", chosen, learned);
   fields.kind_table("switch", chosen, switch_transformer);
@@ -74,6 +109,11 @@ void RouterSettings::describe(Fields& fields, const std::string& chosen) {
   fields.kind_table("expert_choice", chosen, expert_choice);
   fields.kind_table("top_p", chosen, top_p);
   fields.kind_table("thor", chosen, thor);
+  fields.kind_table("drop_gate", chosen, drop_gate);
+  fields.kind_table("dense_to_sparse", chosen, dense_to_sparse);
+  fields.kind_table("adamoe", chosen, adamoe);
+  fields.kind_table("moe_pp", chosen, moe_pp);
+  fields.kind_table("rmoe", chosen, rmoe);
 }
 
 }  // namespace smoe

@@ -70,6 +70,49 @@ struct TopPSettings {
   void describe(Fields& fields);
 };
 
+/// The table [moe.drop_gate].
+struct DropGateSettings {
+  double rate = 0.5;
+
+  void describe(Fields& fields);
+};
+
+/// The table [moe.dense_to_sparse].
+struct DenseToSparseSettings {
+  double max_temperature = 2;
+  double min_temperature = 0.3;
+  double threshold = 0.001;
+  std::string eval_weight = "selected_softmax";
+
+  void describe(Fields& fields);
+};
+
+/// The table [moe.adamoe].
+struct AdamoeSettings {
+  bool weigh_null = false;
+  double balance = 0.06;
+  double late_balance = 0.0003;
+  double late_from = 0.5;
+
+  void describe(Fields& fields);
+};
+
+/// The table [moe.moe_pp].
+struct MoePpSettings {
+  bool renormalize = true;
+  double balance = 0.0017;
+
+  void describe(Fields& fields);
+};
+
+/// The table [moe.rmoe].
+struct RmoeSettings {
+  int64_t width = 128;
+  bool detach = false;
+
+  void describe(Fields& fields);
+};
+
 /// The table [moe.thor].
 struct ThorSettings {
   std::string unit = "batch";
@@ -90,6 +133,11 @@ struct RouterSettings {
   ExpertChoiceSettings expert_choice;
   TopPSettings top_p;
   ThorSettings thor;
+  DropGateSettings drop_gate;
+  DenseToSparseSettings dense_to_sparse;
+  AdamoeSettings adamoe;
+  MoePpSettings moe_pp;
+  RmoeSettings rmoe;
 
   /// Adds a table for each kind; `chosen` is the place of the field moe.router.
   void describe(Fields& fields, const std::string& chosen);

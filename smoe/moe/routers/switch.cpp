@@ -43,8 +43,8 @@ RouterKind switch_kind() {
           .paper = "Fedus et al., JMLR 2022",
           .traits = kTraits,
           .published = {"moe.capacity_factor=1.25", "moe.eval_capacity_factor=2", "losses.balance=0.01"},
-          .make = [](const MoeConfig& config, int64_t width, const RandomStream& random) {
-            return std::make_shared<SwitchRouter>(config, width, random);
+          .make = [](const MoeConfig& config, const RouterPlace& place, const RandomStream& random) {
+            return std::make_shared<SwitchRouter>(config, place.width, random);
           }};
 }
 

@@ -73,7 +73,7 @@ RouterKind thor_kind() {
       .paper = "Zuo et al., ICLR 2022",
       .traits = kTraits,
       .published = {"objective.kind=thor"},
-      .make = [](const MoeConfig& config, int64_t,
+      .make = [](const MoeConfig& config, const RouterPlace&,
                  const RandomStream&) { return std::make_shared<ThorRouter>(config); },
       .check = check};
 }

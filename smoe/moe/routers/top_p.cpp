@@ -44,8 +44,8 @@ RouterKind top_p_kind() {
           .paper = "Huang et al., ACL 2024",
           .traits = kTraits,
           .published = {"losses.balance=0.01", "losses.entropy=0.0001"},
-          .make = [](const MoeConfig& config, int64_t width, const RandomStream& random) {
-            return std::make_shared<TopPRouter>(config, width, random);
+          .make = [](const MoeConfig& config, const RouterPlace& place, const RandomStream& random) {
+            return std::make_shared<TopPRouter>(config, place.width, random);
           }};
 }
 

@@ -17,10 +17,10 @@ inline at::Tensor golden_tokens() {
   return wave(golden::kTokens * golden::kWidth, 0.7, 0.5, 1).view({golden::kTokens, golden::kWidth});
 }
 
-/// A router of that configuration in fp64 whose `weight` is the script's.
-inline std::shared_ptr<Router> golden_router(MoeConfig config) {
+/// A router of that configuration in fp64 whose `weight` is the script's, with `below` mixtures below it.
+inline std::shared_ptr<Router> golden_router(MoeConfig config, int64_t below = 0) {
   config.experts = golden::kExperts;
-  const auto router = make_router(config, /*seed=*/1, golden::kWidth);
+  const auto router = make_router(config, /*seed=*/1, RouterPlace(golden::kWidth, below));
   router->to(torch::kFloat64);
   if (at::Tensor* weight = router->named_parameters().find("weight")) {
     weight->set_data(wave(golden::kExperts * golden::kWidth, 1.3, 0.2, 1.5).view({golden::kExperts, golden::kWidth}));
