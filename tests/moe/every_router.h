@@ -38,7 +38,7 @@ inline void expect_same(const Told& a, const Told& b) {
 
 class EveryRouter : public ::testing::TestWithParam<std::string> {
  protected:
-  const RouterKind& kind() const { return find_router_kind(GetParam()); }
+  const RouterKind& kind() const { return router_kind(GetParam()); }
   const RouterTraits& traits() const { return kind().traits; }
   bool dial_is_k() const { return traits().dial == Dial::kK; }
   /// A router that is not in the lowest mixture.
@@ -69,6 +69,7 @@ class EveryRouter : public ::testing::TestWithParam<std::string> {
 inline auto every_router() {
   std::vector<std::string> names;
   for (const RouterKind& kind : router_kinds()) names.push_back(kind.name);
+  names.push_back(cycle_kind().name);
   return ::testing::ValuesIn(names);
 }
 

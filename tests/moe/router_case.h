@@ -10,6 +10,7 @@
 
 #include "smoe/moe/router.h"
 #include "smoe/tensor/random_stream.h"
+#include "tests/moe/example_router.h"
 
 namespace smoe::testing {
 
@@ -31,9 +32,15 @@ inline MoeConfig router_config(const std::string& kind, int64_t experts) {
   return config;
 }
 
+/// A kind of the table, or the example.
+inline const RouterKind& router_kind(const std::string& name) {
+  static const RouterKind example = cycle_kind();
+  return name == example.name ? example : find_router_kind(name);
+}
+
 inline std::shared_ptr<Router> make_router(const MoeConfig& config, uint64_t seed = 9,
                                            const RouterPlace& place = kRouterWidth) {
-  return find_router_kind(config.router).make(config, place, RandomStream(seed));
+  return router_kind(config.router).make(config, place, RandomStream(seed));
 }
 
 inline std::shared_ptr<Router> make_router(const std::string& kind, int64_t experts, uint64_t seed = 9) {

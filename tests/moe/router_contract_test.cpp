@@ -186,6 +186,7 @@ TEST_P(RouterContract, IsInItsFile) {
 }
 
 TEST_P(RouterContract, IsInItsRecipe) {
+  if (GetParam() == cycle_kind().name) GTEST_SKIP() << "an example is in no table";
   Recipe recipe;
   recipe.moe.router = GetParam();
   const std::string text = to_toml(recipe.fields());
