@@ -132,11 +132,16 @@ TEST(KeepExperts, CutsEveryRouterThatScoresExpertsAndRefusesTheOthers) {
       EXPECT_EQ(all->spec().moe.experts, kExperts);
       continue;
     }
+    if (kind.name == "moe_pp") {  // the map of the logits below has a row and a column for each expert
+      EXPECT_NE(message_of([&] { keep_experts(*model, kept); }).find("below_weight"), std::string::npos);
+      continue;
+    }
     const auto slim = keep_experts(*model, kept);
     const auto before = tensors_of(*model);
     int cut = 0;
     for (const auto& [name, tensor] : tensors_of(*slim)) {
       if (name.find(".router.") == std::string::npos) continue;
+      if (tensor.sizes() == before.at(name).sizes()) continue;  // rmoe's projection knows of no expert
       const std::vector<int64_t>& ids = kept[name.starts_with("layers.0.") ? 0 : 1];
       ASSERT_EQ(tensor.size(0), 3) << name;
       for (size_t i = 0; i < ids.size(); ++i) {
