@@ -74,6 +74,7 @@ void read_metrics(const std::filesystem::path& path, RunRecord& run) {
       run.steps.push_back(std::move(line));
       return;
     }
+    if (object.text("split") == "valid_average") return;  // of the mean of the weights, not of this step's
     ValidLine line{.step = object.integer("step"),
                    .k = object.optional_integer("k"),
                    .nll = object.number("nll"),

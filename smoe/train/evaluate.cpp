@@ -16,14 +16,15 @@
 namespace smoe {
 namespace {
 
-/// What says how a checkpoint came about: its trainer.json, or the slim.json of a model that was made smaller.
+/// What says how a checkpoint came about: its trainer.json, the slim.json of a model that was made smaller,
+/// or the average.json of averaged weights.
 struct Record {
   std::filesystem::path path;
   nlohmann::ordered_json json;
 };
 
 std::optional<Record> read_record(const std::filesystem::path& checkpoint) {
-  for (const char* name : {"trainer.json", "slim.json"}) {
+  for (const char* name : {"trainer.json", "slim.json", "average.json"}) {
     const std::filesystem::path path = checkpoint / name;
     if (std::filesystem::exists(path)) return Record{path, read_json_object(path)};
   }
@@ -112,9 +113,9 @@ std::optional<Recipe> recorded_recipe(const std::filesystem::path& checkpoint) {
   if (!record || !record->json.contains("recipe")) return std::nullopt;
   Recipe recipe;
   nlohmann::ordered_json settings = record->json["recipe"];
-  // A checkpoint may be older than these tables, which then say nothing.
+  // A checkpoint may be older than these settings, which then have their defaults.
   const nlohmann::ordered_json defaults = to_json(recipe.fields());
-  for (const char* table : {"freeze"}) {
+  for (const char* table : {"freeze", "average"}) {
     if (settings.is_object() && !settings.contains(table)) settings[table] = defaults.at(table);
   }
   from_json(recipe.fields(), settings, record->path.string() + ": its recipe");

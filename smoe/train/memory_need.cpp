@@ -70,7 +70,8 @@ std::optional<MemoryNeed> training_memory(const LanguageModel& model, const Reci
                   .weights = bytes.all,
                   .packed = pass.packed,
                   .gradients = bytes.trainable,
-                  .optimizer = 2 * bytes.trainable,
+                  // Adam's two moments, and the mean of all weights where that is asked for.
+                  .optimizer = 2 * bytes.trainable + (recipe.average.is_on() ? bytes.all : 0),
                   // A step holds what it began with until it has ended, for the case of a loss that is not finite.
                   .memory = 2 * memory_bytes(model, train.batch, train.memory),
                   .activations = (thor ? 2 * pass.kept + 6 * logits : pass.kept) + pass.passing};

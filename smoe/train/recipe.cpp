@@ -59,6 +59,7 @@ Fields Recipe::fields() {
   fields.table("train", train);
   fields.table("optimizer", optimizer);
   fields.table("freeze", freeze);
+  fields.table("average", average);
   return fields;
 }
 
@@ -70,6 +71,7 @@ void Recipe::check() const {
   require(train.eval_segment <= train.memory + train.segment, "train.eval_segment = ", train.eval_segment,
           " must not exceed train.memory + train.segment = ", train.memory + train.segment);
   freeze.check(model_spec);
+  average.check();
   if (!model_spec.has_moe()) return;
   const RouterTraits traits = find_router_kind(moe.router).traits;
   require(traits.scores || !losses.any(), "[losses] has weights, but the router '", moe.router,

@@ -11,6 +11,7 @@
 #include "smoe/moe/losses.h"
 #include "smoe/train/freeze.h"
 #include "smoe/train/objective_config.h"
+#include "smoe/train/weight_average.h"
 
 namespace smoe {
 
@@ -62,6 +63,7 @@ struct Recipe {
   TrainConfig train;
   OptimizerConfig optimizer;
   FreezeConfig freeze;
+  AverageConfig average;
 
   /// All fields of the recipe; they point into this object.
   Fields fields();

@@ -80,6 +80,7 @@ Trainer::Trainer(RunFolder run, Recipe recipe)
   for (const MoeLayer* layer : model_->mixtures()) {
     wants_statistics_ = wants_statistics_ || recipe_.losses.any() || layer->router().wants_statistics();
   }
+  if (recipe_.average.is_on()) average_.emplace(*model_);
   const bool goes_on = !store_.index().last.name.empty();
   if (goes_on) {
     load(store_.last());
@@ -240,11 +241,16 @@ bool Trainer::run(const std::atomic<int>& stop, std::FILE* progress) {
 
     const bool last = step_ == train.steps;
     CheckpointStore::Scores scores;
-    if (step_ % train.eval_every == 0 || last) scores = evaluate_valid(bar);
+    if (average_ && recipe_.average.takes(step_, train.eval_every, train.steps)) average_->add(*model_);
+    if (step_ % train.eval_every == 0 || last) {
+      scores = evaluate_valid(bar);
+      evaluate_average(bar);
+    }
     const bool stopped = stop.load() != 0;
     if (step_ % train.checkpoint_every == 0 || last || stopped || store_.improves(scores)) save(scores);
     if (stopped) break;
   }
+  save_average();
   bar.finish();
   return step_ >= train.steps;
 }
@@ -275,27 +281,28 @@ void Trainer::log(const StepResult& result, const StatsBook& book) {
   loss_count_ = 0;
 }
 
-CheckpointStore::Scores Trainer::evaluate_valid(ProgressBar& bar) {
+EvalResult Trainer::measure(std::optional<double> dial, const std::string& split) {
   EvalLengths lengths = eval_lengths(recipe_.train);
   lengths.tokens = recipe_.train.eval_tokens;
-  const auto measure = [&](std::optional<double> dial) {
-    const EvalResult result = evaluate(*model_, valid_text_, lengths, dial, text_name(files_, Split::kValid));
-    nlohmann::ordered_json line{{"step", step_}, {"split", "valid"}};
-    line["k"] = nullptr;
-    if (result.dial == Dial::kK) line["k"] = static_cast<int64_t>(*result.value);
-    line["nll"] = result.nll;
-    line["bpc"] = result.bpc;
-    metrics_->write(line);
-    return result;
-  };
-  const EvalResult full = measure(std::nullopt);
+  const EvalResult result = evaluate(*model_, valid_text_, lengths, dial, text_name(files_, Split::kValid));
+  nlohmann::ordered_json line{{"step", step_}, {"split", split}};
+  line["k"] = nullptr;
+  if (result.dial == Dial::kK) line["k"] = static_cast<int64_t>(*result.value);
+  line["nll"] = result.nll;
+  line["bpc"] = result.bpc;
+  metrics_->write(line);
+  return result;
+}
+
+CheckpointStore::Scores Trainer::evaluate_valid(ProgressBar& bar) {
+  const EvalResult full = measure(std::nullopt, "valid");
   char text[128];
   if (full.dial != Dial::kK) {
     std::snprintf(text, sizeof text, "step %lld: valid %.4f bpc", static_cast<long long>(step_), full.bpc);
     bar.note(text);
     return {.full = full.nll, .small = full.nll};
   }
-  const EvalResult small = measure(static_cast<double>(recipe_.train.small_k));
+  const EvalResult small = measure(static_cast<double>(recipe_.train.small_k), "valid");
   std::snprintf(text, sizeof text, "step %lld: valid %.4f bpc at k = %lld, %.4f at k = %lld",
                 static_cast<long long>(step_), full.bpc, static_cast<long long>(*full.value), small.bpc,
                 static_cast<long long>(*small.value));

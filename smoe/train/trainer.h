@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -23,6 +24,7 @@
 #include "smoe/train/plateau.h"
 #include "smoe/train/recipe.h"
 #include "smoe/train/run_folder.h"
+#include "smoe/train/weight_average.h"
 
 namespace smoe {
 
@@ -78,7 +80,12 @@ class Trainer {
   [[noreturn]] void stop_on_bad_value(const std::string& what, const Segment& segment,
                                       const std::vector<Memory>& memories, const StreamPosition& position, int64_t k);
   void log(const StepResult& result, const StatsBook& book);
+  /// Evaluates on valid and writes the line of metrics.jsonl, `split` its name for what was measured.
+  EvalResult measure(std::optional<double> dial, const std::string& split);
   CheckpointStore::Scores evaluate_valid(ProgressBar& bar);
+  void evaluate_average(ProgressBar& bar);
+  void save_average();
+  ModelLengths model_lengths() const;
 
   RunFolder run_;
   Recipe recipe_;
@@ -87,6 +94,7 @@ class Trainer {
   TokenSequence train_text_, valid_text_;
   std::shared_ptr<LanguageModel> model_;
   TrainOptimizer optimizer_;
+  std::optional<WeightAverage> average_;
   KSchedule k_schedule_;
   std::unique_ptr<Objective> objective_;
   ProcessGroup group_;

@@ -33,24 +33,31 @@ double number(const nlohmann::ordered_json& json, const char* key, const std::st
 
 }  // namespace
 
+ModelLengths Trainer::model_lengths() const {
+  const EvalLengths eval = eval_lengths(recipe_.train);
+  return {.memory = recipe_.train.memory,
+          .eval_batch = eval.batch,
+          .eval_segment = eval.segment,
+          .eval_memory = eval.memory};
+}
+
 void Trainer::save(const CheckpointStore::Scores& scores) {
   // What the logs say up to this step must not be younger on the disk than the checkpoint that continues them.
   metrics_->sync();
   timing_->sync();
   store_.save(step_, scores, [this](const std::filesystem::path& folder) {
-    const TrainConfig& train = recipe_.train;
-    const EvalLengths eval = eval_lengths(train);
-    save_model(
-        folder, *model_, vocabulary_,
-        {.memory = train.memory, .eval_batch = eval.batch, .eval_segment = eval.segment, .eval_memory = eval.memory});
+    save_model(folder, *model_, vocabulary_, model_lengths());
     NamedTensors state = optimizer_.state();
+    if (average_) {
+      for (const auto& entry : average_->state()) state.push_back(entry);
+    }
     for (size_t i = 0; i < memories_.size(); ++i) {
       for (size_t layer = 0; layer < memories_[i].layers.size(); ++layer) {
         state.emplace_back(memory_name(i, layer), memories_[i].layers[layer]);
       }
     }
     save_tensors(folder / "trainer.safetensors", state);
-    const nlohmann::ordered_json json{
+    nlohmann::ordered_json json{
         {"format", "smoe-trainer"},
         {"version", 1},
         {"step", step_},
@@ -61,6 +68,7 @@ void Trainer::save(const CheckpointStore::Scores& scores) {
         {"data", {{"path", files_.path()}, {"sha256", data_sha256_}}},
         {"recipe", to_json(recipe_.fields())},
     };
+    if (average_) json["average_snapshots"] = average_->snapshots();
     write_file_atomic(folder / "trainer.json", json.dump(2) + "\n");
   });
 }
@@ -85,7 +93,7 @@ void Trainer::load(const std::filesystem::path& checkpoint) {
   const std::filesystem::path weights = checkpoint / "model.safetensors";
   copy_tensors(load_tensors(weights), named_tensors(*model_), weights.string());
   const std::filesystem::path state_path = checkpoint / "trainer.safetensors";
-  NamedTensors optimizer_state;
+  NamedTensors optimizer_state, average_state;
   const at::Device device(recipe_.train.device);
   for (auto& [name, tensor] : load_tensors(state_path)) {
     bool is_memory = false;
@@ -99,10 +107,12 @@ void Trainer::load(const std::filesystem::path& checkpoint) {
         is_memory = true;
       }
     }
-    if (!is_memory) optimizer_state.emplace_back(name, tensor);
+    if (is_memory) continue;
+    (average_ && name.starts_with("average.") ? average_state : optimizer_state).emplace_back(name, tensor);
   }
   freeze_parts(0);  // what was frozen by then is not in the optimizer's state
   optimizer_.load_state(optimizer_state, state_path.string());
+  if (average_) average_->load_state(average_state, integer(json, "average_snapshots", source), state_path.string());
 }
 
 }  // namespace smoe

@@ -167,6 +167,14 @@ class Killed(ResumeTest):
         self.assertEqual([frozen[32], frozen[33], frozen[66]], [None, {"router": 33}, {"router": 33}])
         self.assertEqual([frozen[67], frozen[100]], 2 * [{"router": 33, "experts": 67}])
 
+    def test_while_training_with_a_mean_of_the_weights(self):
+        options = sets(train__steps=STEPS, train__eval_every=5, average__start=0.2)
+        hits, _, _ = self.kill_and_go_on(options, 5, self.while_training)
+        self.assertGreater(hits, 0)
+        expected, found = (tool.files_under(run / "average") for run in (self.folder / "a" / "run", self.run_folder))
+        self.assertIn("model.safetensors", expected)
+        self.assertEqual(expected, found)
+
     def test_while_saving(self):
         options = sets(train__steps=STEPS, train__checkpoint_every=1, train__keep_last=1)
         _, unfinished, _ = self.kill_and_go_on(options, 8, self.while_saving)

@@ -19,8 +19,8 @@ std::string step_line(int64_t step, double loss = 2.5, const std::string& k = "3
                 R"("dropped":0.125}]})", "\n");
 }
 
-std::string valid_line(int64_t step, int64_t k) {
-  return concat(R"({"step":)", step, R"(,"split":"valid","k":)", k, R"(,"nll":1.5,"bpc":2.164})", "\n");
+std::string valid_line(int64_t step, int64_t k, const char* split = "valid") {
+  return concat(R"({"step":)", step, R"(,"split":")", split, R"(","k":)", k, R"(,"nll":1.5,"bpc":2.164})", "\n");
 }
 
 std::string evaluation(const std::string& checkpoint, int64_t k, double bpc, int64_t tokens = 100) {
@@ -70,6 +70,14 @@ TEST_F(Run, NumbersInAreNumbersOut) {
   EXPECT_EQ(run["evaluations"][0]["rows"][0]["bpc"], 2.125);
   EXPECT_EQ(run["evaluations"][0]["rows"][0]["flops_per_token"], 6.0);
   EXPECT_EQ(run["recipe"][0], Json({"train.steps", "10"}));
+}
+
+TEST_F(Run, EvaluationsOfAveragedWeightsAreNotThoseOfTheWeights) {
+  const std::string lines = step_line(5) + valid_line(5, 4) + valid_line(5, 2);
+  put("metrics.jsonl", lines);
+  const Json without = report_data({read()});
+  put("metrics.jsonl", lines + valid_line(5, 4, "valid_average") + valid_line(5, 2, "valid_average"));
+  EXPECT_EQ(report_data({read()}), without);
 }
 
 TEST_F(Run, ALineThatIsBeingWrittenIsLeftOut) {

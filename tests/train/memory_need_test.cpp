@@ -111,6 +111,7 @@ INSTANTIATE_TEST_SUITE_P(
                              r.moe.router = "thor";
                              r.objective.kind = "thor";
                            }},
+                      Case{"averaged", [](Recipe& r) { r.average.start = 0; }},
                       Case{"no_memory", [](Recipe& r) { r.train.memory = 0; }},
                       Case{"long_evaluation",
                            [](Recipe& r) {
