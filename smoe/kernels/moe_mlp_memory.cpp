@@ -41,13 +41,6 @@ PassMemory plain_body(const Sizes& n, bool training) {
   return {.kept = 0, .passing = training ? forward + 2 * row + 2 * hidden + weights : forward, .packed = 0};
 }
 
-/// Bytes of packed_weights() of E matrices [K, N] in `parts` side by side.
-double packed_bytes(double experts, int64_t parts, int64_t K, int64_t N, at::ScalarType type) {
-  const int64_t width = N / parts, columns = (width + kPackedColumns - 1) / kPackedColumns * kPackedColumns;
-  return experts * static_cast<double>(parts) * static_cast<double>(columns) *
-         static_cast<double>(packed_rows(K, type)) * static_cast<double>(c10::elementSize(type));
-}
-
 }  // namespace
 
 PassMemory moe_mlp_memory(const MlpWeights& weights, int64_t tokens, double slots, Activation activation,
@@ -63,8 +56,8 @@ PassMemory moe_mlp_memory(const MlpWeights& weights, int64_t tokens, double slot
   const bool splits_a_pair = type == at::kBFloat16 && is_gated(activation) && H % 2 != 0;
   if (reference_kernels_forced() || !has_block_gemm(type) || splits_a_pair) return plain_body(sizes, training);
   double packed =
-      packed_bytes(sizes.E, is_gated(activation) ? 2 : 1, D, rows, type) + packed_bytes(sizes.E, 1, H, D, type);
-  if (training) packed += packed_bytes(sizes.E, 1, rows, D, type) + packed_bytes(sizes.E, 1, D, H, type);
+      packed_bytes(weights.w1.size(0), is_gated(activation) ? 2 : 1, D, rows, type) + packed_bytes(weights.w1.size(0), 1, H, D, type);
+  if (training) packed += packed_bytes(weights.w1.size(0), 1, rows, D, type) + packed_bytes(weights.w1.size(0), 1, D, H, type);
   return cpu_body(sizes, packed, training);
 }
 

@@ -130,4 +130,10 @@ at::Tensor packed_weights(const at::Tensor& w, WeightUse use, int64_t parts, at:
   return w.is_inference() ? pack_weights(w, use, parts, type) : cache.get(w, use, parts, type);
 }
 
+double packed_bytes(int64_t experts, int64_t parts, int64_t K, int64_t N, at::ScalarType type) {
+  const int64_t width = N / parts, columns = (width + kPackedColumns - 1) / kPackedColumns * kPackedColumns;
+  return static_cast<double>(experts * parts) * static_cast<double>(columns) *
+         static_cast<double>(packed_rows(K, type)) * static_cast<double>(c10::elementSize(type));
+}
+
 }  // namespace smoe

@@ -30,4 +30,7 @@ at::Tensor packed_weights(const at::Tensor& w, WeightUse use, int64_t parts, at:
 /// The same, made anew at each call.
 at::Tensor pack_weights(const at::Tensor& w, WeightUse use, int64_t parts, at::ScalarType type);
 
+/// Bytes of packed_weights() of matrices [K, N], one for each of so many experts, in so many parts side by side.
+double packed_bytes(int64_t experts, int64_t parts, int64_t K, int64_t N, at::ScalarType type);
+
 }  // namespace smoe

@@ -35,6 +35,15 @@ struct ExpertDropoutConfig {
   void describe(Fields& fields);
 };
 
+/// The table [model.mixture] of a recipe: which layers' attention is a mixture, and of what.
+struct MixtureAttentionConfig {
+  LayerSelection layers{.all = true, .ids = {}};
+  int64_t experts = 16;
+  int64_t k = 1;
+
+  void describe(Fields& fields);
+};
+
 /// The table [model] of a recipe.
 struct ModelConfig {
   std::string kind = "transformer_xl";
@@ -51,6 +60,8 @@ struct ModelConfig {
   ConcreteDropoutConfig concrete = {};
   DropBlockConfig drop_block = {};
   ExpertDropoutConfig expert_dropout = {};
+  std::string attention = "plain";
+  MixtureAttentionConfig mixture;
 
   void describe(Fields& fields);
 };
@@ -66,6 +77,9 @@ struct ModelSpec {
   bool has_moe() const;
   /// Whether some layer is no mixture.
   bool has_dense() const;
+  /// Whether the attention of that layer is a mixture; of any layer.
+  bool has_mixture_attention(int64_t layer) const;
+  bool has_mixture_attention() const;
 };
 
 }  // namespace smoe

@@ -46,6 +46,10 @@ ModelCard read_model_card(const std::filesystem::path& checkpoint) {
   json.erase("version");
   if (!json.contains("default_k")) json["default_k"] = 0;  // most have none
   ModelCard card;
+  // Files that are older than this setting do not have it.
+  if (json.contains("model") && json["model"].is_object() && !json["model"].contains("attention")) {
+    json["model"]["attention"] = card.spec.model.attention;
+  }
   from_json(card.fields(), json, path.string());
   card.spec.check();
   check_default_k(card, path.string());

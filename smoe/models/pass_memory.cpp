@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "smoe/kernels/attention.h"
+#include "smoe/kernels/expert_gemm.h"
 #include "smoe/models/transformer_xl.h"
 
 namespace smoe {
@@ -31,25 +32,46 @@ PassMemory FeedForward::pass_memory(int64_t tokens, bool dropout, Precision prec
   return memory;
 }
 
+PassMemory MixtureProjection::pass_memory(int64_t tokens, Precision precision, bool training) const {
+  const at::ScalarType type = compute_type(weight_.scalar_type(), precision);
+  const auto T = static_cast<double>(tokens), K = static_cast<double>(k_), size = type == at::kBFloat16 ? kHalf : kFull;
+  const double sum = T * static_cast<double>(weight_.size(1)) * size;
+  PassMemory memory = expert_gemm_memory(weight_, tokens * k_, type, training);
+  if (training) {
+    memory.kept += K * sum;  // each row's result, for the gradient of its weight
+    // Queries, and keys and values, bring gradients with the size of the whole, which then are added.
+    memory.passing = std::max(memory.passing + sum, 3 * sum);
+  } else {
+    memory.passing += sum + (type == at::kBFloat16 ? T * static_cast<double>(weight_.size(2)) * size : 0);
+  }
+  return memory;
+}
+
 PassMemory RelativeAttention::pass_memory(int64_t batch, int64_t segment, int64_t memory, bool dropout,
                                           Precision precision, bool training) const {
   const int64_t length = memory + segment;
   const auto B = static_cast<double>(batch), S = static_cast<double>(segment), L = static_cast<double>(length);
-  const auto D = static_cast<double>(qkv_.size(1));
+  const auto D = static_cast<double>(position_.size(1));
   PassMemory out = relative_attention_memory({batch, segment, length, heads_, head_width_},
-                                             compute_type(qkv_.scalar_type(), precision), dropout, training);
+                                             compute_type(position_.scalar_type(), precision), dropout, training);
+  PassMemory mixture;
+  if (mixture_ != nullptr) mixture = mixture_->pass_memory(batch * length, precision, training);
   const double context = memory > 0 ? B * L * D * kFull : 0;
+  out.kept += mixture.kept;
+  out.packed += mixture.packed;
   if (!training) {
-    out.passing += context + B * S * D * kFull;
+    out.passing += context + B * S * D * kFull + mixture.passing;
     return out;
   }
   if (precision == Precision::kBf16) {
-    out.kept += (B * L * D + B * S * D + L * D + elements(qkv_) + elements(position_) + elements(output_)) * kHalf;
-  } else {
-    out.kept += context;
+    out.kept += (L * D + elements(position_) + elements(output_)) * kHalf;
+    if (mixture_ == nullptr) out.kept += (B * L * D + B * S * D + elements(qkv_)) * kHalf;
   }
+  // A product with weights that are trained keeps what it multiplies.
+  const bool keeps_context = mixture_ != nullptr ? mixture_->router().traits().trainable : precision != Precision::kBf16;
+  if (keeps_context) out.kept += context;
   // The gradients of context and input, and of qkv, which comes in two parts the size of the whole.
-  out.passing += (2 * B * L * D + 2 * elements(qkv_)) * kFull;
+  out.passing += 2 * B * L * D * kFull + (mixture_ != nullptr ? mixture.passing : 2 * elements(qkv_) * kFull);
   return out;
 }
 

@@ -20,10 +20,16 @@ at::Tensor relative_positions(int64_t length, int64_t width, const at::TensorOpt
 }
 
 RelativeAttention::RelativeAttention(int64_t width, int64_t heads, int64_t head_width, double init_std,
-                                     const RandomStream& random)
+                                     const RandomStream& random, const AttentionMixture& mixture)
     : heads_(heads), head_width_(head_width) {
   const int64_t inner = heads * head_width;
-  qkv_ = register_parameter("qkv", random.at("qkv").normal({3 * inner, width}, 0, init_std));
+  if (mixture.experts > 0) {
+    mixture_ = register_module(
+        "projection", std::make_shared<MixtureProjection>(mixture.moe, mixture.experts, mixture.k, width, 3 * inner,
+                                                          init_std, random.at("projection")));
+  } else {
+    qkv_ = register_parameter("qkv", random.at("qkv").normal({3 * inner, width}, 0, init_std));
+  }
   position_ = register_parameter("position", random.at("position").normal({inner, width}, 0, init_std));
   output_ = register_parameter("output", random.at("output").normal({width, inner}, 0, init_std));
 }
@@ -38,8 +44,16 @@ at::Tensor RelativeAttention::forward(const at::Tensor& x, const AttentionInput&
     return linear(to_compute(from, input.precision), to_compute(weight, input.precision), {}, Precision::kFull);
   };
   RelativeAttentionInput heads;
-  heads.query = project(x, qkv_.narrow(0, 0, inner)).view({B, S, N, P});
-  heads.key_value = project(context, qkv_.narrow(0, inner, 2 * inner)).view({B, L, 2, N, P});
+  if (mixture_ != nullptr) {
+    // Past tokens are routed like those of the segment, each by its own vector.
+    const at::Tensor rows = context.reshape({B * L, context.size(-1)});
+    const at::Tensor all = mixture_->forward(rows, input.route, input.precision).view({B, L, 3, N, P});
+    heads.query = all.narrow(1, L - S, S).select(2, 0);
+    heads.key_value = all.narrow(2, 1, 2);
+  } else {
+    heads.query = project(x, qkv_.narrow(0, 0, inner)).view({B, S, N, P});
+    heads.key_value = project(context, qkv_.narrow(0, inner, 2 * inner)).view({B, L, 2, N, P});
+  }
   heads.position = project(input.positions, position_).view({L, N, P});
   heads.content_bias = input.content_bias;
   heads.position_bias = input.position_bias;

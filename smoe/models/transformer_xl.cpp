@@ -28,18 +28,21 @@ at::Tensor remember(const at::Tensor& memory, const at::Tensor& inputs, int64_t 
 
 }  // namespace
 
-TransformerXlBlock::TransformerXlBlock(const ModelSpec& spec, bool is_moe, const RouterPlace& place,
+TransformerXlBlock::TransformerXlBlock(const ModelSpec& spec, int64_t layer, const RouterPlace& place,
                                        const RandomStream& random)
     : dropout_(spec.model.dropout), attention_dropout_(spec.model.attention_dropout) {
   const ModelConfig& m = spec.model;
-  attention_ = register_module("attention", std::make_shared<RelativeAttention>(m.width, m.heads, m.head_width,
-                                                                                m.init_std, random.at("attention")));
+  const AttentionMixture mixture{
+      .moe = spec.moe, .experts = spec.has_mixture_attention(layer) ? m.mixture.experts : 0, .k = m.mixture.k};
+  attention_ = register_module(
+      "attention",
+      std::make_shared<RelativeAttention>(m.width, m.heads, m.head_width, m.init_std, random.at("attention"), mixture));
   const auto gain = [&](const char* name) {
     return register_parameter(name, random.at(name).normal({m.width}, 1, m.init_std));
   };
   attention_gain_ = gain("attention_norm_gain");
   attention_bias_ = register_parameter("attention_norm_bias", random.zeros({m.width}));
-  if (is_moe) {
+  if (m.moe_layers.contains(layer)) {
     moe_ = register_module("moe", std::make_shared<MoeLayer>(spec.moe, place, m.init_std, random.at("moe")));
   } else {
     const Activation activation = parse_activation(spec.moe.activation);
@@ -103,9 +106,8 @@ TransformerXl::TransformerXl(const ModelSpec& spec, const RandomStream& random) 
     place.shared = register_module("router", make_shared(spec.moe, m.width, random.at("router")));
   }
   for (int64_t layer = 0; layer < m.layers; ++layer) {
-    const bool is_moe = m.moe_layers.contains(layer);
-    blocks_.push_back(std::make_shared<TransformerXlBlock>(spec, is_moe, place, random.at(concat("layers.", layer))));
-    if (is_moe) ++place.below;
+    blocks_.push_back(std::make_shared<TransformerXlBlock>(spec, layer, place, random.at(concat("layers.", layer))));
+    if (m.moe_layers.contains(layer)) ++place.below;
     layers->register_module(std::to_string(layer), blocks_.back());
   }
 }
@@ -159,6 +161,8 @@ at::Tensor TransformerXl::forward(const at::Tensor& tokens, Memory& memory, cons
     attention.memory = remembered;
     route.random = pass.random.at(static_cast<uint64_t>(layer));
     attention.dropout_key = route.random.at("attention").key();
+    attention.route = route;
+    attention.route.random = route.random.at("attention router");
     const TransformerXlBlock::Result result =
         blocks_[layer]->forward(x, attention, route, pass, static_cast<int64_t>(layer), precision_);
     remembered = remember(remembered, x.detach(), pass.memory_length);
@@ -181,7 +185,9 @@ double TransformerXl::flops_per_token(const Lengths& lengths, const std::vector<
   double flops = 2 * q * D * static_cast<double>(spec_.vocabulary);
   size_t mixture = 0;
   for (const auto& block : blocks_) {
-    flops += 2 * 3 * D * inner * keys + 2 * D * inner * keys / static_cast<double>(lengths.batch);
+    const MixtureProjection* projection = block->attention().mixture();
+    flops += (projection != nullptr ? projection->flops_per_token() : 2 * 3 * D * inner) * keys;
+    flops += 2 * D * inner * keys / static_cast<double>(lengths.batch);
     flops += 2 * inner * D * q + 6 * q * keys * inner;
     flops += q * (block->moe() != nullptr ? block->moe()->flops_per_token(active.at(mixture++))
                                           : static_cast<double>(block->ffn()->flops_per_token()));
@@ -194,6 +200,9 @@ double TransformerXl::active_parameters(const std::vector<ActiveExperts>& active
   size_t mixture = 0;
   for (const at::Tensor& parameter : parameters()) count += static_cast<double>(parameter.numel());
   for (const auto& block : blocks_) {
+    if (const MixtureProjection* projection = block->attention().mixture()) {
+      count -= static_cast<double>(projection->idle_parameters());
+    }
     if (block->moe() == nullptr) continue;
     const auto all = static_cast<double>(block->moe()->experts().size());
     count += block->moe()->active_parameters(active.at(mixture++)) - block->moe()->active_parameters(all);

@@ -14,8 +14,8 @@ namespace smoe {
 /// Post-norm block: y = LN(x + drop(attention(x))), z = LN(y + drop(MoE(y))) or the same with a dense network.
 class TransformerXlBlock : public torch::nn::Module {
  public:
-  /// `place`: where the block's router would stand.
-  TransformerXlBlock(const ModelSpec& spec, bool is_moe, const RouterPlace& place, const RandomStream& random);
+  /// The block of that layer of the model. `place`: where its router would stand.
+  TransformerXlBlock(const ModelSpec& spec, int64_t layer, const RouterPlace& place, const RandomStream& random);
 
   struct Result {
     at::Tensor y;      ///< [B, S, D]
@@ -29,6 +29,7 @@ class TransformerXlBlock : public torch::nn::Module {
   MoeLayer* moe() { return moe_.get(); }
   const MoeLayer* moe() const { return moe_.get(); }
   const FeedForward* ffn() const { return ffn_.get(); }
+  const RelativeAttention& attention() const { return *attention_; }
   /// As LanguageModel::pass_memory, of this block.
   PassMemory pass_memory(const Lengths& lengths, double active, Precision precision, bool training) const;
 

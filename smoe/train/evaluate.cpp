@@ -118,6 +118,10 @@ std::optional<Recipe> recorded_recipe(const std::filesystem::path& checkpoint) {
   for (const char* table : {"freeze", "average"}) {
     if (settings.is_object() && !settings.contains(table)) settings[table] = defaults.at(table);
   }
+  if (settings.is_object() && settings.contains("model") && settings["model"].is_object() &&
+      !settings["model"].contains("attention")) {
+    settings["model"]["attention"] = recipe.model.attention;
+  }
   from_json(recipe.fields(), settings, record->path.string() + ": its recipe");
   return recipe;
 }

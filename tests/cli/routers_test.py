@@ -48,7 +48,62 @@ class List(tool.ToolTest):
         self.assert_refused("list", "router", says=["'router'", "did you mean 'routers'?"])
 
 
-class EveryRouter(tool.ToolTest):
+class RouterTest(tool.ToolTest):
+    def train_in_halves(self, run, settings):
+        """Stops the training wherever it is after its first steps, and goes on."""
+        process = self.start("train", "tiny.toml", "--data", "text.txt", "--out", run, *settings)
+        limit = time.monotonic() + tool.TIMEOUT
+        metrics = self.folder / run / "metrics.jsonl"
+        while process.poll() is None and not (metrics.exists() and metrics.read_bytes().count(b"\n") >= 5):
+            self.assertLess(time.monotonic(), limit, "nothing happens")
+            time.sleep(0.002)
+        process.send_signal(signal.SIGINT)
+        _, stderr = process.communicate(timeout=tool.TIMEOUT)
+        self.assertIn(process.returncode, (0, 128 + signal.SIGINT), stderr.decode(errors="replace"))
+        self.run_tool("train", "--resume", run)
+
+
+class MixtureAttention(RouterTest):
+    SETTINGS = sets(model__attention="mixture", model__mixture__layers="[1]", model__mixture__experts=3, train__steps=20)
+
+    def inspect(self, *args):
+        return json.loads(self.run_tool("inspect", *args, "--json"))
+
+    def test_trains_resumes_evaluates_and_generates(self):
+        for run, more in (("frozen", []), ("learned", sets(moe__router="learned", moe__learned__score="softmax"))):
+            with self.subTest(run):
+                self.train(run, *self.SETTINGS, *more)
+                self.train_in_halves(run + "-in-halves", self.SETTINGS + more)
+                runs = [tool.last_checkpoint(self.folder / name) for name in (run, run + "-in-halves")]
+                weights = [(checkpoint / "model.safetensors").read_bytes() for checkpoint in runs]
+                self.assertEqual(weights[0], weights[1])
+                results = json.loads(self.run_tool("eval", run, "--k", "1,4", "--json"))["results"]
+                self.assertEqual([row["k"] for row in results], [1, 4])
+                self.assertGreater(len(self.run_tool("generate", run, "--prompt", "The ", "--tokens", "5")), 4)
+                rows = self.inspect(run, "--k", "1,4")["active"]
+                for row, result in zip(rows, results, strict=True):
+                    for key in ("active_parameters", "flops_per_token"):
+                        self.assertEqual(row[key], result[key])
+
+    def test_inspect_counts_it(self):
+        plain, mixture = (self.inspect("tiny.toml", "--k", "4", *settings) for settings in ([], self.SETTINGS))
+        more = mixture["parameters"]["total"] - plain["parameters"]["total"]
+        # Two more matrices [3·N·P, D] in one of the two layers, three biases, and a router with a bias.
+        self.assertEqual(more, 2 * 48 * 16 + 3 * 48 + 3 * 16 + 3)
+        active = mixture["active"][0]["active_parameters"] - plain["active"][0]["active_parameters"]
+        self.assertEqual(active, 48 + 3 * 16 + 3)
+        flops = mixture["active"][0]["flops_per_token"] - plain["active"][0]["flops_per_token"]
+        self.assertGreater(flops, 0)
+        self.assertGreater(mixture["memory"]["training"]["activations"], plain["memory"]["training"]["activations"])
+
+    def test_refusals(self):
+        mixture = sets(model__attention="mixture")
+        self.assert_refused("inspect", "tiny.toml", *mixture, *sets(moe__router="thor"), says=["model.attention", "thor"])
+        self.assert_refused("inspect", "tiny.toml", *mixture, *sets(moe__router="learned"), says=["model.mixture.k = 1"])
+        self.assert_refused("inspect", "tiny.toml", *sets(model__mixture__k=2), says=["model.mixture.k"])
+
+
+class EveryRouter(RouterTest):
     def test_trains_resumes_evaluates_and_generates(self):
         for row in routers():
             with self.subTest(row["name"]):
@@ -74,19 +129,6 @@ class EveryRouter(tool.ToolTest):
         self.assertEqual(result, self.evaluate(name), "an evaluation must be reproducible")
         self.assertGreater(len(self.run_tool("generate", name, "--prompt", "The ", "--tokens", "5")), 4)
         self.run_tool("report", name)
-
-    def train_in_halves(self, run, settings):
-        """Stops the training wherever it is after its first steps, and goes on."""
-        process = self.start("train", "tiny.toml", "--data", "text.txt", "--out", run, *settings)
-        limit = time.monotonic() + tool.TIMEOUT
-        metrics = self.folder / run / "metrics.jsonl"
-        while process.poll() is None and not (metrics.exists() and metrics.read_bytes().count(b"\n") >= 5):
-            self.assertLess(time.monotonic(), limit, "nothing happens")
-            time.sleep(0.002)
-        process.send_signal(signal.SIGINT)
-        _, stderr = process.communicate(timeout=tool.TIMEOUT)
-        self.assertIn(process.returncode, (0, 128 + signal.SIGINT), stderr.decode(errors="replace"))
-        self.run_tool("train", "--resume", run)
 
     def evaluate(self, run, *args):
         results = json.loads(self.run_tool("eval", run, "--split", "valid", "--tokens", "200", "--json", *args))["results"]

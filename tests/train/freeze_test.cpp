@@ -120,6 +120,17 @@ TEST(Freeze, DenseLayersAreFrozenWithTheOthers) {
   expect_frozen_from(steps, {{"experts", 0}, {"feed-forward", 0}, {"attention", 0}, {"norms", 0}});
 }
 
+TEST(Freeze, TheRoutersOfMixtureAttentionAreRoutersToo) {
+  const TempFolder folder;
+  Recipe recipe = learned_recipe(folder.path());
+  recipe.train.steps = 4;
+  recipe.model.attention = "mixture";
+  recipe.model.mixture = {.layers = {.all = true, .ids = {}}, .experts = 3, .k = 2};
+  recipe.model.moe_layers = {.all = false, .ids = {}};
+  recipe.freeze.router = 0.5;
+  expect_frozen_from(weights_by_step(recipe, folder.path() / "run"), {{"router", 2}});
+}
+
 TEST(Freeze, StoppingAndGoingOnChangesNothing) {
   const TempFolder folder;
   Recipe recipe = learned_recipe(folder.path());

@@ -111,6 +111,14 @@ INSTANTIATE_TEST_SUITE_P(
                              r.moe.router = "thor";
                              r.objective.kind = "thor";
                            }},
+                      Case{"mixture_attention", [](Recipe& r) { r.model.attention = "mixture"; }},
+                      Case{"mixture_attention_bf16_learned",
+                           [](Recipe& r) {
+                             r.model.attention = "mixture";
+                             r.model.mixture = {.layers = {.all = false, .ids = {0, 1}}, .experts = 4, .k = 2};
+                             r.moe.router = "learned";
+                             r.train.dtype = "bf16";
+                           }},
                       Case{"averaged", [](Recipe& r) { r.average.start = 0; }},
                       Case{"no_memory", [](Recipe& r) { r.train.memory = 0; }},
                       Case{"long_evaluation",
