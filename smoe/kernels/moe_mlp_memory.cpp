@@ -55,9 +55,10 @@ PassMemory moe_mlp_memory(const MlpWeights& weights, int64_t tokens, double slot
                     .bytes = static_cast<double>(c10::elementSize(type))};
   const bool splits_a_pair = type == at::kBFloat16 && is_gated(activation) && H % 2 != 0;
   if (reference_kernels_forced() || !has_block_gemm(type) || splits_a_pair) return plain_body(sizes, training);
-  double packed =
-      packed_bytes(weights.w1.size(0), is_gated(activation) ? 2 : 1, D, rows, type) + packed_bytes(weights.w1.size(0), 1, H, D, type);
-  if (training) packed += packed_bytes(weights.w1.size(0), 1, rows, D, type) + packed_bytes(weights.w1.size(0), 1, D, H, type);
+  double packed = packed_bytes(weights.w1.size(0), is_gated(activation) ? 2 : 1, D, rows, type) +
+                  packed_bytes(weights.w1.size(0), 1, H, D, type);
+  if (training)
+    packed += packed_bytes(weights.w1.size(0), 1, rows, D, type) + packed_bytes(weights.w1.size(0), 1, D, H, type);
   return cpu_body(sizes, packed, training);
 }
 

@@ -75,8 +75,8 @@ void ModelConfig::describe(Fields& fields) {
   fields.kind_table("drop_block", ffn_dropout, drop_block);
   fields.kind_table("expert", ffn_dropout, expert_dropout);
   fields.add_newer("attention", &attention,
-             "where queries, keys and values come from: one projection, or in some layers a mixture of them",
-             one_of({"plain", "mixture"}));
+                   "where queries, keys and values come from: one projection, or in some layers a mixture of them",
+                   one_of({"plain", "mixture"}));
   fields.kind_table("mixture", attention, mixture);
 }
 
@@ -117,7 +117,8 @@ void ModelSpec::check() const {
   require(vocabulary >= 1, "the vocabulary is empty");
   const double parameters = parameter_estimate(*this);
   require(parameters <= kMostParameters, "the model would have about ", parameters, " parameters, and more than ",
-          kMostParameters, " are a slip: see model.width, model.heads, model.head_width, model.ffn_width, moe.experts, ",
+          kMostParameters,
+          " are a slip: see model.width, model.heads, model.head_width, model.ffn_width, moe.experts, ",
           "moe.expert_width and model.mixture.experts");
   require(model.ffn_dropout == "plain" || has_dense(), "model.ffn_dropout = \"", model.ffn_dropout,
           "\" is for layers that are no mixtures, and there is none: set model.moe_layers, or model.ffn_dropout to "

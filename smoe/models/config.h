@@ -61,7 +61,7 @@ struct ModelConfig {
   DropBlockConfig drop_block = {};
   ExpertDropoutConfig expert_dropout = {};
   std::string attention = "plain";
-  MixtureAttentionConfig mixture;
+  MixtureAttentionConfig mixture = {};
 
   void describe(Fields& fields);
 };

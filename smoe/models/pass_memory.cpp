@@ -68,7 +68,8 @@ PassMemory RelativeAttention::pass_memory(int64_t batch, int64_t segment, int64_
     if (mixture_ == nullptr) out.kept += (B * L * D + B * S * D + elements(qkv_)) * kHalf;
   }
   // A product with weights that are trained keeps what it multiplies.
-  const bool keeps_context = mixture_ != nullptr ? mixture_->router().traits().trainable : precision != Precision::kBf16;
+  const bool keeps_context =
+      mixture_ != nullptr ? mixture_->router().traits().trainable : precision != Precision::kBf16;
   if (keeps_context) out.kept += context;
   // The gradients of context and input, and of qkv, which comes in two parts the size of the whole.
   out.passing += 2 * B * L * D * kFull + (mixture_ != nullptr ? mixture.passing : 2 * elements(qkv_) * kFull);

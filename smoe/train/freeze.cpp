@@ -33,7 +33,8 @@ void FreezeConfig::describe(Fields& fields) {
 void FreezeConfig::check(const ModelSpec& spec) const {
   const bool has_routers = spec.has_moe() || spec.has_mixture_attention();
   require(router == 1 || has_routers, "freeze.router = ", router, ", but the model has no mixtures; leave it at 1");
-  require(experts == 1 || spec.has_moe(), "freeze.experts = ", experts, ", but the model has no experts; leave it at 1");
+  require(experts == 1 || spec.has_moe(), "freeze.experts = ", experts,
+          ", but the model has no experts; leave it at 1");
   require(router == 1 || find_router_kind(spec.moe.router).traits.trainable, "freeze.router = ", router,
           ", but nothing of the router '", spec.moe.router, "' is trained; leave it at 1");
   require(experts == 1 || experts <= layers, "freeze.experts = ", experts, " comes after freeze.layers = ", layers,

@@ -2,7 +2,12 @@
 #include <gtest/gtest.h>
 #include <torch/torch.h>
 
+#include <functional>
 #include <map>
+#include <string>
+#include <tuple>
+#include <utility>
+#include <vector>
 
 #include "smoe/base/error.h"
 #include "smoe/models/mixture_projection.h"
@@ -18,15 +23,17 @@ namespace {
 ModelSpec spec_of(int64_t experts = 4, int64_t k = 2) {
   ModelSpec spec;
   spec.vocabulary = 7;
-  spec.model = {.layers = 3,
-                .width = 8,
-                .heads = 2,
-                .head_width = 4,
-                .ffn_width = 6,
-                .moe_layers = {.all = false, .ids = {1}},
-                .dropout = 0,
-                .attention = "mixture",
-                .mixture = {.layers = {.all = false, .ids = {0, 2}}, .experts = experts, .k = k}};
+  spec.model.layers = 3;
+  spec.model.width = 8;
+  spec.model.heads = 2;
+  spec.model.head_width = 4;
+  spec.model.ffn_width = 6;
+  spec.model.moe_layers = {.all = false, .ids = {1}};
+  spec.model.dropout = 0;
+  spec.model.attention = "mixture";
+  spec.model.mixture.layers = {.all = false, .ids = {0, 2}};
+  spec.model.mixture.experts = experts;
+  spec.model.mixture.k = k;
   spec.moe.experts = 3;
   spec.moe.expert_width = 5;
   spec.moe.router_init_std = 1;  // so that tokens part

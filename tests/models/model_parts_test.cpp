@@ -35,7 +35,8 @@ TEST(ModelParts, ThePublishedModelHasThePublishedCounts) {
 
 TEST(ModelParts, EveryParameterHasAPart) {
   ModelSpec spec;
-  spec.model = {.layers = 2, .width = 8, .heads = 2, .head_width = 4, .ffn_width = 6, .moe_layers = {.ids = {1}}};
+  spec.model = {.layers = 2, .width = 8, .heads = 2, .head_width = 4, .ffn_width = 6};
+  spec.model.moe_layers = {.all = false, .ids = {1}};
   spec.moe.experts = 3;
   spec.moe.expert_width = 5;
   spec.moe.shared_experts = 2;
@@ -48,7 +49,8 @@ TEST(ModelParts, EveryParameterHasAPart) {
 
 TEST(ModelParts, AModelWithoutValuesHasTheShapesAndCostsOfARealOne) {
   ModelSpec spec;
-  spec.model = {.layers = 3, .width = 8, .heads = 2, .head_width = 4, .ffn_width = 6, .moe_layers = {.ids = {0, 2}}};
+  spec.model = {.layers = 3, .width = 8, .heads = 2, .head_width = 4, .ffn_width = 6};
+  spec.model.moe_layers = {.all = false, .ids = {0, 2}};
   spec.moe.experts = 4;
   spec.moe.expert_width = 5;
   spec.moe.shared_experts = 1;

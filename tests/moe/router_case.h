@@ -27,7 +27,7 @@ inline MoeConfig router_config(const std::string& kind, int64_t experts) {
   MoeConfig config;
   config.experts = experts;
   config.router = kind;
-  config.router_init_std = 1;  // logits far apart, so that rounding changes no choice
+  config.router_init_std = 1;     // logits far apart, so that rounding changes no choice
   config.routers.rmoe.width = 5;  // finite differences go over every weight
   if (experts >= 4) config.null_experts = config.copy_experts = 1;  // most kinds do not care
   return config;

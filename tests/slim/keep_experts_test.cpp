@@ -20,7 +20,8 @@ constexpr int64_t kExperts = 6;
 
 ModelSpec spec_of(int64_t experts = kExperts) {
   ModelSpec spec;
-  spec.model = {.layers = 3, .width = 16, .heads = 2, .head_width = 8, .ffn_width = 24, .moe_layers = {.ids = {0, 2}}};
+  spec.model = {.layers = 3, .width = 16, .heads = 2, .head_width = 8, .ffn_width = 24};
+  spec.model.moe_layers = {.all = false, .ids = {0, 2}};
   spec.moe.experts = experts;
   spec.moe.expert_width = 16;
   spec.moe.router_init_std = 0.5;  // so that tokens differ in where they go
