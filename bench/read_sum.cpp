@@ -4,9 +4,9 @@ namespace smoe::bench {
 
 uint64_t read_sum(const void* data, int64_t bytes) {
 #if defined(__x86_64__)
-  static const bool avx512 = __builtin_cpu_supports("avx512f"), avx2 = __builtin_cpu_supports("avx2");
-  if (avx512) return read_sum_avx512(data, bytes);
-  if (avx2) return read_sum_avx2(data, bytes);
+  static const bool kAvx512 = __builtin_cpu_supports("avx512f"), kAvx2 = __builtin_cpu_supports("avx2");
+  if (kAvx512) return read_sum_avx512(data, bytes);
+  if (kAvx2) return read_sum_avx2(data, bytes);
 #endif
   return read_sum_body<16>(data, bytes);
 }

@@ -9,9 +9,10 @@
 // eq. 3 has one matrix for input and state; as in every GRU they are two. The gradient goes through h', or not (`detach`).
 // P and the GRU start as Normal(0, 1/inputs), b and c as 0. The recurrence is over depth alone, so that decoding keeps
 // nothing for it. x [T, D], h' [T, p] → expert, weight [T, K], h [T, p] for the mixture above.
-#include <ATen/ops/sigmoid.h>
-#include <ATen/ops/tanh.h>
+#include <ATen/ops/softmax.h>
+#include <ATen/ops/stack.h>
 #include <ATen/ops/zeros.h>
+#include <ATen/ops/zeros_like.h>
 
 #include <cmath>
 
@@ -30,6 +31,14 @@ at::Tensor draw(int64_t rows, int64_t columns, const RandomStream& random) {
   return random.normal({rows, columns}, 0, 1 / std::sqrt(static_cast<double>(columns)));
 }
 
+/// σ(x), by a softmax over x and 0. LibTorch's sigmoid and tanh round elements that fill no whole vector in another way, so
+/// that a token's bits would depend on how many there are; a row of a softmax depends on itself alone.
+at::Tensor row_sigmoid(const at::Tensor& x) {
+  return at::softmax(at::stack({x, at::zeros_like(x)}, -1), -1).select(-1, 0);
+}
+
+at::Tensor row_tanh(const at::Tensor& x) { return 2 * row_sigmoid(2 * x) - 1; }
+
 /// The recurrence that all layers share; W and U hold the rows of r, u and n, one after the other.
 class RouterGru : public torch::nn::Module {
  public:
@@ -45,8 +54,8 @@ class RouterGru : public torch::nn::Module {
     const at::Tensor h = state.defined() ? state : at::zeros(input.sizes(), input.options().requires_grad(false));
     const auto of_input = row_linear(input, input_weight_, {}).split(width_, 1);
     const auto of_state = row_linear(h, state_weight_, {}).split(width_, 1);
-    const at::Tensor reset = at::sigmoid(of_input[0] + of_state[0]), update = at::sigmoid(of_input[1] + of_state[1]);
-    const at::Tensor fresh = at::tanh(of_input[2] + input_bias_ + reset * (of_state[2] + state_bias_));
+    const at::Tensor reset = row_sigmoid(of_input[0] + of_state[0]), update = row_sigmoid(of_input[1] + of_state[1]);
+    const at::Tensor fresh = row_tanh(of_input[2] + input_bias_ + reset * (of_state[2] + state_bias_));
     return (1 - update) * fresh + update * h;
   }
 
