@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <csignal>
 #include <cstdio>
 #include <filesystem>
 
@@ -95,6 +96,16 @@ std::vector<int64_t> parse_ks(const std::string& text, int64_t experts) {
     require(k >= 1 && k <= experts, "--k: ", k, " is outside 1 to ", experts, ", the model's number of experts");
   }
   return ks;
+}
+
+const std::atomic<int>& stop_gently() {
+  static std::atomic<int> signal_number = 0;
+  struct sigaction action{};
+  action.sa_handler = [](int signal) { signal_number.store(signal); };
+  action.sa_flags = static_cast<int>(SA_RESETHAND);
+  ::sigaction(SIGINT, &action, nullptr);
+  ::sigaction(SIGTERM, &action, nullptr);
+  return signal_number;
 }
 
 std::string version_text() {

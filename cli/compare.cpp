@@ -1,6 +1,5 @@
 // smoe compare: trains and measures kinds of runs over several seeds, and says which is better by how much.
 #include <unistd.h>
-#include <csignal>
 
 #include <algorithm>
 #include <atomic>
@@ -27,17 +26,6 @@ struct CompareOptions {
   int64_t seeds = 0, jobs = 1, threads = 0;
   bool json = false, dry_run = false;
 };
-
-std::atomic<int> stop_signal = 0;
-
-/// The first signal asks the runs at work to save and end; a second one ends the program, and with it they get SIGTERM.
-void stop_gently() {
-  struct sigaction action{};
-  action.sa_handler = [](int signal) { stop_signal.store(signal); };
-  action.sa_flags = static_cast<int>(SA_RESETHAND);
-  ::sigaction(SIGINT, &action, nullptr);
-  ::sigaction(SIGTERM, &action, nullptr);
-}
 
 /// The plan as the command line wants it: some of the entries, another number of seeds.
 ComparePlan read_plan(const CompareOptions& options) {
@@ -151,7 +139,7 @@ int compare(const CompareOptions& options) {
 
   const auto cores = static_cast<int64_t>(std::max(1u, std::thread::hardware_concurrency()));
   const int64_t threads = options.threads > 0 ? options.threads : std::max<int64_t>(1, cores / options.jobs);
-  stop_gently();
+  const std::atomic<int>& stop_signal = stop_gently();
   const std::vector<FailedRun> failed = do_runs(runs,
                                                 {.tool = std::filesystem::read_symlink("/proc/self/exe"),
                                                  .folder = folder,

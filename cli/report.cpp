@@ -1,6 +1,4 @@
 // smoe report: a page about runs, written once or again and again while they train.
-#include <csignal>
-
 #include <algorithm>
 #include <atomic>
 #include <chrono>
@@ -25,17 +23,6 @@ struct ReportOptions {
   int64_t every = 10;
 };
 
-std::atomic<bool> stop_watching = false;
-
-/// The first signal ends the watch with a last page, which does not load itself again; a second one as usual.
-void stop_gently() {
-  struct sigaction action{};
-  action.sa_handler = [](int) { stop_watching.store(true); };
-  action.sa_flags = static_cast<int>(SA_RESETHAND);
-  ::sigaction(SIGINT, &action, nullptr);
-  ::sigaction(SIGTERM, &action, nullptr);
-}
-
 std::vector<RunRecord> read_runs(const std::vector<std::string>& paths) {
   std::vector<RunRecord> runs;
   for (const std::string& path : paths) runs.push_back(read_run(path));
@@ -53,18 +40,20 @@ int report(const ReportOptions& options) {
           "report: of several runs, -o FILE must say where the page goes");
   const std::filesystem::path out =
       options.out.empty() ? std::filesystem::path(options.runs[0]) / "report.html" : std::filesystem::path(options.out);
-  if (options.watch) stop_gently();
+  // The first signal ends the watch with a last page, which does not load itself again.
+  const std::atomic<int> no_signal = 0;
+  const std::atomic<int>& stop_signal = options.watch ? stop_gently() : no_signal;
   std::vector<RunRecord> runs = read_runs(options.runs);
   bool ends = !options.watch || all_finished(runs);
   while (!ends) {
     write_file_atomic(out, report_page(report_data(runs), options.every));
     std::fprintf(stderr, "smoe: %s is up to date with step %lld; Ctrl-C ends the watch\n", out.c_str(),
                  static_cast<long long>(runs[0].step()));
-    for (int64_t tenth = 0; tenth < 10 * options.every && !stop_watching; ++tenth) {
+    for (int64_t tenth = 0; tenth < 10 * options.every && stop_signal == 0; ++tenth) {
       std::this_thread::sleep_for(std::chrono::milliseconds(100));
     }
     runs = read_runs(options.runs);
-    ends = stop_watching || all_finished(runs);
+    ends = stop_signal != 0 || all_finished(runs);
   }
   write_file_atomic(out, report_page(report_data(runs), 0));
   std::printf("%s\n", out.c_str());

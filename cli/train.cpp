@@ -1,6 +1,4 @@
 // smoe train: trains the model of a recipe, or goes on with a run.
-#include <csignal>
-
 #include <atomic>
 #include <cstdio>
 #include <filesystem>
@@ -23,17 +21,6 @@ struct TrainOptions {
   std::optional<int64_t> seed;
   ComputeOptions compute;
 };
-
-std::atomic<int> stop_signal = 0;
-
-/// The first signal asks the loop to finish its step and save; a second one ends the program as usual.
-void stop_gently() {
-  struct sigaction action{};
-  action.sa_handler = [](int signal) { stop_signal.store(signal); };
-  action.sa_flags = static_cast<int>(SA_RESETHAND);
-  ::sigaction(SIGINT, &action, nullptr);
-  ::sigaction(SIGTERM, &action, nullptr);
-}
 
 Recipe recipe_of(const TrainOptions& options) {
   Recipe recipe = read_recipe(options.recipe, options.set, options.data);
@@ -80,7 +67,7 @@ int train(const TrainOptions& options) {
   const std::unique_ptr<Trainer> trainer = make_trainer(options);
   const std::string run = trainer->folder().path().string();
   warn_of_lookahead(trainer->model(), run);
-  stop_gently();
+  const std::atomic<int>& stop_signal = stop_gently();
   if (trainer->run(stop_signal, stderr)) {
     std::printf("%s: done, %lld steps. Next:\n  smoe eval %s --split test\n  smoe generate %s --prompt \"The \"\n",
                 run.c_str(), static_cast<long long>(trainer->step()), run.c_str(), run.c_str());

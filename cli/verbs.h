@@ -3,6 +3,7 @@
 
 #include <CLI/CLI.hpp>
 
+#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <string>
@@ -65,6 +66,10 @@ Recipe read_recipe(const std::string& path, const std::vector<std::string>& set,
 /// The k that a --k asks for: the numbers of "1,2,4", 1 … E for "all", and where the text is empty the powers of two up
 /// to E, and E. Throws UserError for anything else.
 std::vector<int64_t> parse_ks(const std::string& text, int64_t experts);
+
+/// From here on the first SIGINT or SIGTERM is noted, for work that saves and ends when it sees it; a second one ends the
+/// program as usual. Returns where the signal's number is noted; 0 until then.
+const std::atomic<int>& stop_gently();
 
 /// Three lines: smoe, LibTorch, processor and threads.
 std::string version_text();
