@@ -31,7 +31,7 @@ Fields ModelCard::fields() {
   all.table("moe", spec.moe);
   all.add("vocabulary", &spec.vocabulary, "number of token ids", at_least(1));
   all.table("lengths", lengths);
-  all.add("default_k", &default_k, "active experts where nobody names a number; 0: all", at_least(0));
+  all.add_newer("default_k", &default_k, "active experts where nobody names a number; 0: all", at_least(0));
   return all;
 }
 
@@ -44,12 +44,7 @@ ModelCard read_model_card(const std::filesystem::path& checkpoint) {
           kVersion, "; a newer smoe may have written it");
   json.erase("format");
   json.erase("version");
-  if (!json.contains("default_k")) json["default_k"] = 0;  // most have none
   ModelCard card;
-  // Files that are older than this setting do not have it.
-  if (json.contains("model") && json["model"].is_object() && !json["model"].contains("attention")) {
-    json["model"]["attention"] = card.spec.model.attention;
-  }
   from_json(card.fields(), json, path.string());
   card.spec.check();
   check_default_k(card, path.string());

@@ -27,9 +27,17 @@ at::Tensor mean(const at::Tensor& sum, double tokens) { return sum.defined() ? s
 }  // namespace
 
 void LossConfig::describe(Fields& fields) {
-  for (const LossKind& kind : loss_kinds()) fields.add(kind.name, &(this->*kind.weight), kind.summary, at_least(0));
-  fields.add("devices", &devices, "groups of consecutive experts that device_balance is over; divides moe.experts",
-             at_least(1));
+  // Losses come one by one: a file that is older than one has no weight for it.
+  for (const LossKind& kind : loss_kinds()) {
+    fields.add_newer(kind.name, &(this->*kind.weight), kind.summary, at_least(0));
+  }
+  fields.add_newer("devices", &devices,
+                   "groups of consecutive experts that device_balance is over; divides moe.experts", at_least(1));
+}
+
+bool LossConfig::any() const {
+  const std::vector<LossKind>& kinds = loss_kinds();
+  return std::any_of(kinds.begin(), kinds.end(), [this](const LossKind& kind) { return this->*kind.weight > 0; });
 }
 
 at::Tensor balance_loss(const StatsBook& book) {

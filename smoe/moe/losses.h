@@ -21,7 +21,7 @@ struct LossConfig {
 
   void describe(Fields& fields);
   /// Whether any has a weight.
-  bool any() const { return balance > 0 || z > 0 || entropy > 0 || device_balance > 0; }
+  bool any() const;
 };
 
 /// Σ over layers of E · Σ_i f_i P_i (Fedus et al., JMLR 2022, eq. 4): f_i the share of the assignments that went to expert

@@ -112,17 +112,7 @@ std::optional<Recipe> recorded_recipe(const std::filesystem::path& checkpoint) {
   const std::optional<Record> record = read_record(checkpoint);
   if (!record || !record->json.contains("recipe")) return std::nullopt;
   Recipe recipe;
-  nlohmann::ordered_json settings = record->json["recipe"];
-  // A checkpoint may be older than these settings, which then have their defaults.
-  const nlohmann::ordered_json defaults = to_json(recipe.fields());
-  for (const char* table : {"freeze", "average"}) {
-    if (settings.is_object() && !settings.contains(table)) settings[table] = defaults.at(table);
-  }
-  if (settings.is_object() && settings.contains("model") && settings["model"].is_object() &&
-      !settings["model"].contains("attention")) {
-    settings["model"]["attention"] = recipe.model.attention;
-  }
-  from_json(recipe.fields(), settings, record->path.string() + ": its recipe");
+  from_json(recipe.fields(), record->json["recipe"], record->path.string() + ": its recipe");
   return recipe;
 }
 

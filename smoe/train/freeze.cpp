@@ -23,11 +23,11 @@ bool belongs_to(const std::string& parameter, const std::string& part) {
 }  // namespace
 
 void FreezeConfig::describe(Fields& fields) {
-  fields.add("router", &router,
-             "share of the training after which routers are frozen that are trained; 0: from the start, 1: never",
-             between(0, 1));
-  fields.add("experts", &experts, "the same for experts, shared ones too", between(0, 1));
-  fields.add("layers", &layers, "the same for everything in the layers but their routers", between(0, 1));
+  fields.add_newer("router", &router,
+                   "share of the training after which routers are frozen that are trained; 0: from the start, 1: never",
+                   between(0, 1));
+  fields.add_newer("experts", &experts, "the same for experts, shared ones too", between(0, 1));
+  fields.add_newer("layers", &layers, "the same for everything in the layers but their routers", between(0, 1));
 }
 
 void FreezeConfig::check(const ModelSpec& spec) const {

@@ -77,8 +77,8 @@ void ObjectiveConfig::describe(Fields& fields) {
   fields.add("kind", &kind,
              "what is minimised: the likelihood of the next token, or that of two passes that must agree",
              one_of(names));
-  fields.add("output_z", &output_z,
-             "weight of the mean squared logsumexp of the output's logits, which keeps them small", at_least(0));
+  fields.add_newer("output_z", &output_z,
+                   "weight of the mean squared logsumexp of the output's logits, which keeps them small", at_least(0));
   fields.kind_table("thor", kind, thor);
 }
 

@@ -9,10 +9,11 @@
 namespace smoe {
 
 void AverageConfig::describe(Fields& fields) {
-  fields.add("start", &start,
-             "share of the training after which the weights at each evaluation on valid are averaged; 1: they are not",
-             between(0, 1));
-  fields.add("end", &end, "share of the training after which the mean stays as it is", between(0, 1));
+  fields.add_newer(
+      "start", &start,
+      "share of the training after which the weights at each evaluation on valid are averaged; 1: they are not",
+      between(0, 1));
+  fields.add_newer("end", &end, "share of the training after which the mean stays as it is", between(0, 1));
 }
 
 void AverageConfig::check() const {
