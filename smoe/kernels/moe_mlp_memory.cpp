@@ -57,8 +57,9 @@ PassMemory moe_mlp_memory(const MlpWeights& weights, int64_t tokens, double slot
   if (reference_kernels_forced() || !has_block_gemm(type) || splits_a_pair) return plain_body(sizes, training);
   double packed = packed_bytes(weights.w1.size(0), is_gated(activation) ? 2 : 1, D, rows, type) +
                   packed_bytes(weights.w1.size(0), 1, H, D, type);
-  if (training)
+  if (training) {
     packed += packed_bytes(weights.w1.size(0), 1, rows, D, type) + packed_bytes(weights.w1.size(0), 1, D, H, type);
+  }
   return cpu_body(sizes, packed, training);
 }
 

@@ -24,6 +24,31 @@ double parameter_estimate(const ModelSpec& spec) {
          static_cast<double>(spec.model.layers) * (attention + (spec.has_moe() ? std::max(mixture, dense) : dense));
 }
 
+void check_layers(const LayerSelection& selection, const char* name, int64_t layers) {
+  for (const int64_t layer : selection.ids) {
+    require(layer < layers, name, " names layer ", layer, ", but model.layers = ", layers, ": the last is layer ",
+            layers - 1);
+  }
+}
+
+/// Its router sees vectors alone, past ones too, and no statistics of it are kept: the kinds that can do with that.
+void check_mixture_attention(const MixtureAttentionConfig& mixture, const MoeConfig& moe) {
+  require(mixture.k <= mixture.experts, "model.mixture.k = ", mixture.k,
+          " is larger than model.mixture.experts = ", mixture.experts, ": a token takes each expert at most once");
+  require(moe.router == "random_frozen" || moe.router == "learned",
+          "model.attention = \"mixture\" takes moe.router = ", "\"random_frozen\" or \"learned\", not \"", moe.router,
+          "\"");
+  if (moe.router != "learned") return;
+  const LearnedSettings& learned = moe.routers.learned;
+  require(mixture.k > 1 || learned.score != "selected_softmax", "model.mixture.k = 1 with moe.learned.score = ",
+          "\"selected_softmax\" gives the one expert the weight 1, and its router would learn nothing; take ",
+          "moe.learned.score = \"softmax\", or a larger k");
+  require(mixture.k > 1 || !learned.renormalize, "model.mixture.k = 1 with moe.learned.renormalize = true gives the ",
+          "one expert the weight 1, and its router would learn nothing; set it to false, or take a larger k");
+  require(learned.bias_rate == 0, "moe.learned.bias_rate = ", learned.bias_rate,
+          " balances by statistics that mixture attention does not keep; set it to 0");
+}
+
 }  // namespace
 
 void ConcreteDropoutConfig::describe(Fields& fields) {
@@ -79,35 +104,6 @@ void ModelConfig::describe(Fields& fields) {
                    one_of({"plain", "mixture"}));
   fields.kind_table("mixture", attention, mixture);
 }
-
-namespace {
-
-void check_layers(const LayerSelection& selection, const char* name, int64_t layers) {
-  for (const int64_t layer : selection.ids) {
-    require(layer < layers, name, " names layer ", layer, ", but model.layers = ", layers, ": the last is layer ",
-            layers - 1);
-  }
-}
-
-/// Its router sees vectors alone, past ones too, and no statistics of it are kept: the kinds that can do with that.
-void check_mixture_attention(const MixtureAttentionConfig& mixture, const MoeConfig& moe) {
-  require(mixture.k <= mixture.experts, "model.mixture.k = ", mixture.k,
-          " is larger than model.mixture.experts = ", mixture.experts, ": a token takes each expert at most once");
-  require(moe.router == "random_frozen" || moe.router == "learned",
-          "model.attention = \"mixture\" takes moe.router = ", "\"random_frozen\" or \"learned\", not \"", moe.router,
-          "\"");
-  if (moe.router != "learned") return;
-  const LearnedSettings& learned = moe.routers.learned;
-  require(mixture.k > 1 || learned.score != "selected_softmax", "model.mixture.k = 1 with moe.learned.score = ",
-          "\"selected_softmax\" gives the one expert the weight 1, and its router would learn nothing; take ",
-          "moe.learned.score = \"softmax\", or a larger k");
-  require(mixture.k > 1 || !learned.renormalize, "model.mixture.k = 1 with moe.learned.renormalize = true gives the ",
-          "one expert the weight 1, and its router would learn nothing; set it to false, or take a larger k");
-  require(learned.bias_rate == 0, "moe.learned.bias_rate = ", learned.bias_rate,
-          " balances by statistics that mixture attention does not keep; set it to 0");
-}
-
-}  // namespace
 
 void ModelSpec::check() const {
   require(model.width % 2 == 0, "model.width = ", model.width, " must be even: positions are sines and cosines");

@@ -21,10 +21,11 @@ at::Tensor FeedForward::forward(const at::Tensor& x, double dropout_p, uint64_t 
                                 bool training) {
   const ProfiledPart part("smoe.feed-forward");
   at::Tensor hidden = activate(linear(x, w1_, b1_, precision), activation_);
-  if (hidden_dropout_ != nullptr && training)
+  if (hidden_dropout_ != nullptr && training) {
     hidden = hidden_dropout_->drop(hidden, RandomStream(dropout_key).at("units"));
-  if (hidden_dropout_ == nullptr || hidden_dropout_->is_beside_plain())
-    hidden = dropout(hidden, dropout_p, dropout_key);
+  }
+  const bool plain = hidden_dropout_ == nullptr || hidden_dropout_->is_beside_plain();
+  if (plain) hidden = dropout(hidden, dropout_p, dropout_key);
   return linear(hidden, w2_, b2_, precision);
 }
 

@@ -11,8 +11,8 @@ namespace smoe {
 
 /// Parameters of one part of a model.
 struct PartCount {
-  std::string
-      part;  ///< "embedding", "attention", "router", "experts", "shared experts", "feed-forward", "norms", "other"
+  /// "embedding", "attention", "router", "experts", "shared experts", "feed-forward", "norms" or "other".
+  std::string part;
   int64_t trainable = 0;
   int64_t frozen = 0;
 

@@ -30,8 +30,7 @@ class AdamoeRouter : public LinearRouter {
     const Logits logits = score(input.x);
     const Probabilities probabilities = softmax_over_all(logits);
     const Selection selection = select_top_k(logits.value, input.k);
-    Selection weighed = selection;
-    if (!settings_.weigh_null) weighed.expert = selection.expert.masked_fill(is_null(selection.expert), -1);
+    const Selection weighed = settings_.weigh_null ? selection : without(selection, first_null_, nulls_);
     Routing routing{.expert = selection.expert,
                     .weight = softmax_over_selected(weighed),
                     .logits = logits,
@@ -49,10 +48,6 @@ class AdamoeRouter : public LinearRouter {
   bool wants_statistics() const override { return settings_.balance > 0 || settings_.late_balance > 0; }
 
  private:
-  at::Tensor is_null(const at::Tensor& expert) const {
-    return expert.ge(first_null_).logical_and(expert.lt(first_null_ + nulls_));
-  }
-
   at::Tensor pooled(const Balance& balance) const {
     at::Tensor share = balance.share;
     if (nulls_ > 0) {

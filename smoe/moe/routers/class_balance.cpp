@@ -17,4 +17,9 @@ Balance balance_of(const at::Tensor& expert, const Probabilities& probabilities,
   return {count / count.sum().clamp_min(1), p.sum(0) / std::max(tokens, 1.0)};
 }
 
+Selection without(const Selection& selection, int64_t first, int64_t count) {
+  const at::Tensor gone = selection.expert.ge(first).logical_and(selection.expert.lt(first + count));
+  return {selection.expert.masked_fill(gone, -1), selection.score};
+}
+
 }  // namespace smoe

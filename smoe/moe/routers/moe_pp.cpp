@@ -40,8 +40,7 @@ class MoePpRouter : public LinearRouter {
     const Logits logits = score_with_below(input);
     const Probabilities probabilities = softmax_over_all(logits);
     const Selection selection = select_top_k(logits.value, input.k);
-    const at::Tensor null = selection.expert.ge(networks_).logical_and(selection.expert.lt(networks_ + nulls_));
-    const Selection weighed{selection.expert.masked_fill(null, -1), selection.score};
+    const Selection weighed = without(selection, networks_, nulls_);
     Routing routing{.expert = selection.expert,
                     .weight = settings_.renormalize ? softmax_over_selected(weighed)
                                                     : weigh_by_score(with_scores(weighed.expert, probabilities.value)),
