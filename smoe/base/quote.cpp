@@ -8,11 +8,13 @@
 namespace smoe {
 namespace {
 
+bool continues_character(char byte) { return (static_cast<unsigned char>(byte) & 0xC0) == 0x80; }
+
 /// The longest beginning of `text` that has at most `longest` bytes and does not end inside a character.
 std::string_view cut(std::string_view text, size_t longest) {
   if (text.size() <= longest) return text;
   size_t end = longest;
-  while (end > 0 && (static_cast<unsigned char>(text[end]) & 0xC0) == 0x80) --end;
+  while (end > 0 && continues_character(text[end])) --end;
   return text.substr(0, end);
 }
 
@@ -34,22 +36,22 @@ std::string valid_utf8(std::string_view text) {
 }
 
 std::string printable(std::string_view text, size_t longest) {
-  const std::string_view kept = cut(text, longest);
-  const std::string valid = valid_utf8(kept);
+  const std::string valid = valid_utf8(cut(text, longest));  // what is printed is no shorter
   std::string out;
-  for (size_t i = 0; i < valid.size(); ++i) {
-    const auto byte = static_cast<unsigned char>(valid[i]);
-    const auto next = static_cast<unsigned char>(i + 1 < valid.size() ? valid[i + 1] : 0);
-    if (byte < 0x20 || byte == 0x7F) {
-      out += escape(byte);
-    } else if (byte == 0xC2 && next < 0xA0) {  // the controls U+0080 to U+009F, of two bytes
-      out += escape(next);
-      ++i;
-    } else {
-      out += valid[i];
-    }
+  size_t next = 0;
+  while (next < valid.size()) {
+    const size_t begin = next++;
+    while (next < valid.size() && continues_character(valid[next])) ++next;
+    const std::string character = valid.substr(begin, next - begin);
+    const auto first = static_cast<unsigned char>(character[0]);
+    const auto last = static_cast<unsigned char>(character.back());
+    // The second half of the controls, U+0080 to U+009F, has two bytes.
+    const bool is_control = first < 0x20 || first == 0x7F || (first == 0xC2 && last < 0xA0);
+    const std::string printed = is_control ? escape(last) : character;
+    if (out.size() + printed.size() > longest) return out + "…";
+    out += printed;
   }
-  return kept.size() < text.size() ? out + "…" : out;
+  return text.size() > longest ? out + "…" : out;
 }
 
 std::string quoted_name(std::string_view name) { return "'" + printable(name) + "'"; }

@@ -10,7 +10,7 @@ namespace smoe {
 std::string valid_utf8(std::string_view text);
 
 /// The text without what would break a line or steer a terminal: control characters are escaped, what is not UTF-8
-/// becomes U+FFFD, and what is longer than `longest` bytes is cut and ends in "…".
+/// becomes U+FFFD, and what then is longer than `longest` bytes is cut between characters and ends in "…".
 std::string printable(std::string_view text, size_t longest = 120);
 
 /// A name, printable, in single quotes.

@@ -32,5 +32,13 @@ TEST(Quote, CutsBetweenCharacters) {
   EXPECT_EQ(printable(std::string(1'000'000, 'x')), std::string(120, 'x') + "…");
 }
 
+TEST(Quote, CountsWhatIsPrinted) {
+  EXPECT_EQ(printable("\x01\x02\x03", 12), "\\u0001\\u0002…");
+  EXPECT_EQ(printable("\x01\x02", 12), "\\u0001\\u0002");
+  EXPECT_EQ(printable("\xFF\xFF\xFF", 6), "\xEF\xBF\xBD\xEF\xBF\xBD…");
+  EXPECT_EQ(printable("a\nb", 3), "a\\n…");
+  EXPECT_LE(quoted_name(std::string(120, '\x7f')).size(), 125U);
+}
+
 }  // namespace
 }  // namespace smoe
