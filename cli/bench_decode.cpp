@@ -11,7 +11,7 @@
 namespace smoe::cli {
 namespace {
 
-constexpr const char* kExample = "E16,D256,H512,K2";
+constexpr const char* kDecodeExample = "E16,D256,H512,K2";
 
 struct DecodeBench {
   LayerArguments layer;
@@ -19,7 +19,7 @@ struct DecodeBench {
   BenchOptions options;
 };
 
-void print_table(const std::vector<nlohmann::ordered_json>& results) {
+void print_decode(const std::vector<nlohmann::ordered_json>& results) {
   const nlohmann::ordered_json& first = results[0];
   std::printf("%s, %s, kernel %s, %s\n", first["dtype"].get<std::string>().c_str(),
               first["activation"].get<std::string>().c_str(), first["kernel"].get<std::string>().c_str(),
@@ -43,7 +43,7 @@ int bench_decode(const DecodeBench& arguments) {
                                     .repeat = arguments.options.repeat};
   std::vector<bench::LayerShape> shapes;
   for (const std::string& text : arguments.layer.shapes) {
-    bench::LayerShape shape = bench::parse_shape(text, "EDHK", "EDHK", kExample);
+    bench::LayerShape shape = bench::parse_shape(text, "EDHK", "EDHK", kDecodeExample);
     shape.check();
     for (const int64_t tokens : parse_numbers("--tokens", arguments.tokens)) {
       require(tokens >= 1 && tokens <= 4096, "--tokens must be between 1 and 4096, got ", tokens);
@@ -56,7 +56,7 @@ int bench_decode(const DecodeBench& arguments) {
   if (arguments.options.json) {
     print_json(results);
   } else {
-    print_table(results);
+    print_decode(results);
   }
   return 0;
 }
@@ -64,10 +64,11 @@ int bench_decode(const DecodeBench& arguments) {
 }  // namespace
 
 void add_bench_decode(CLI::App& bench, Program& program) {
-  CLI::App* part = add_verb(bench, "decode", "time calls of a few tokens beside reading the weights that they need",
-                            concat("smoe bench decode --shape ", kExample, " --tokens 1,2,4,8,16,32 --dtype bf16"));
+  CLI::App* part =
+      add_verb(bench, "decode", "time calls of a few tokens beside reading the weights that they need",
+               concat("smoe bench decode --shape ", kDecodeExample, " --tokens 1,2,4,8,16,32 --dtype bf16"));
   const auto arguments = std::make_shared<DecodeBench>();
-  arguments->layer.add_to(*part, concat(kExample, "; may stand more than once; --tokens says T"));
+  arguments->layer.add_to(*part, concat(kDecodeExample, "; may stand more than once; --tokens says T"));
   part->add_option("--tokens", arguments->tokens, "tokens of a call: numbers with commas between them")
       ->capture_default_str()
       ->type_name("LIST");

@@ -11,7 +11,7 @@
 namespace smoe::cli {
 namespace {
 
-constexpr const char* kExample = "E16,D256,H512,T2048,K8";
+constexpr const char* kLayerExample = "E16,D256,H512,T2048,K8";
 
 struct LayerBench {
   LayerArguments layer;
@@ -23,7 +23,7 @@ struct LayerBench {
 std::vector<bench::LayerShape> shapes_of(const LayerBench& arguments) {
   std::vector<bench::LayerShape> shapes;
   for (const std::string& text : arguments.layer.shapes) {
-    bench::LayerShape shape = bench::parse_shape(text, arguments.k.empty() ? "EDHTK" : "EDHT", "EDHTK", kExample);
+    bench::LayerShape shape = bench::parse_shape(text, arguments.k.empty() ? "EDHTK" : "EDHT", "EDHTK", kLayerExample);
     if (arguments.k.empty()) {
       shapes.push_back(shape);
     } else {
@@ -39,7 +39,7 @@ std::vector<bench::LayerShape> shapes_of(const LayerBench& arguments) {
   return shapes;
 }
 
-void print_table(const std::vector<nlohmann::ordered_json>& results) {
+void print_layers(const std::vector<nlohmann::ordered_json>& results) {
   const nlohmann::ordered_json& first = results[0];
   std::printf("%s, %s, routing %s, kernel %s, %s\n", first["dtype"].get<std::string>().c_str(),
               first["activation"].get<std::string>().c_str(), first["routing"].get<std::string>().c_str(),
@@ -72,7 +72,7 @@ int bench_layer(const LayerBench& arguments) {
   if (arguments.options.json) {
     print_json(results);
   } else {
-    print_table(results);
+    print_layers(results);
   }
   return 0;
 }
@@ -82,11 +82,11 @@ int bench_layer(const LayerBench& arguments) {
 void add_bench_layer(CLI::App& bench, Program& program) {
   CLI::App* part =
       add_verb(bench, "layer", "time a mixture of experts, forward and backward, beside the processor's peak",
-               concat("smoe bench layer --shape ", kExample,
+               concat("smoe bench layer --shape ", kLayerExample,
                       " --dtype bf16 --threads 1\n"
                       "  smoe bench layer --shape E16,D256,H512,T2048 --k 1,2,4,8,16 --json"));
   const auto arguments = std::make_shared<LayerBench>();
-  arguments->layer.add_to(*part, concat(kExample, "; may stand more than once"));
+  arguments->layer.add_to(*part, concat(kLayerExample, "; may stand more than once"));
   part->add_option("--k", arguments->k, "measure each shape at these K: numbers with commas between them")
       ->type_name("LIST");
   part->add_option(

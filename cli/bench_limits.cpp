@@ -10,7 +10,7 @@
 namespace smoe::cli {
 namespace {
 
-void print_table(const nlohmann::ordered_json& limits) {
+void print_limits(const nlohmann::ordered_json& limits) {
   std::printf("%s\n", machine_text(limits).c_str());
   std::printf("%-6s %-12s %9s\n", "blocks", "m x n x k", "GFLOP/s");
   for (const nlohmann::ordered_json& block : limits["blocks"]) {
@@ -30,7 +30,7 @@ int bench_limits(const BenchOptions& options) {
   if (options.json) {
     print_json({limits});
   } else {
-    print_table(limits);
+    print_limits(limits);
   }
   return 0;
 }

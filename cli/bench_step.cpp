@@ -22,7 +22,7 @@ struct StepBench {
   BenchOptions options{.compute = {}, .repeat = 10, .json = false};
 };
 
-Recipe read_recipe(const StepBench& arguments) {
+Recipe recipe_of(const StepBench& arguments) {
   Recipe recipe;
   const Fields fields = recipe.fields();
   read_toml_file(fields, arguments.recipe);
@@ -96,7 +96,7 @@ void print_result(const nlohmann::ordered_json& r) {
 int bench_step(const StepBench& arguments) {
   arguments.options.apply();
   choose_kernel(arguments.kernel);
-  const Recipe recipe = read_recipe(arguments);
+  const Recipe recipe = recipe_of(arguments);
   nlohmann::ordered_json result{{"recipe", arguments.recipe}};
   result.update(bench::measure_step(recipe, step_options(arguments, recipe)));
   if (arguments.options.json) {

@@ -1,6 +1,7 @@
 #include "smoe/kernels/activation.h"
 
 #include <gtest/gtest.h>
+#include <torch/csrc/autograd/autograd.h>
 
 #include <cmath>
 

@@ -1,6 +1,7 @@
 #include "smoe/kernels/cross_entropy.h"
 
 #include <gtest/gtest.h>
+#include <torch/nn/functional/loss.h>
 
 #include <cmath>
 #include <limits>

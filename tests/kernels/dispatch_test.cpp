@@ -2,6 +2,7 @@
 #include "smoe/kernels/dispatch.h"
 
 #include <gtest/gtest.h>
+#include <torch/csrc/autograd/autograd.h>
 
 #include <cmath>
 #include <random>

@@ -1,6 +1,7 @@
 #include "smoe/kernels/embedding.h"
 
 #include <gtest/gtest.h>
+#include <torch/csrc/autograd/autograd.h>
 
 #include "tests/base/temp_folder.h"
 #include "tests/kernels/gradcheck.h"

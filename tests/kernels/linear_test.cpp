@@ -1,7 +1,7 @@
 #include "smoe/kernels/linear.h"
 
 #include <gtest/gtest.h>
-#include <torch/torch.h>
+#include <torch/types.h>
 
 #include <limits>
 #include <string>

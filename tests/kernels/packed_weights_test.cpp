@@ -1,7 +1,8 @@
 #include "smoe/kernels/packed_weights.h"
 
 #include <gtest/gtest.h>
-#include <torch/torch.h>
+#include <torch/optim/sgd.h>
+#include <torch/types.h>
 
 #include "smoe/kernels/block_gemm.h"
 #include "smoe/kernels/moe_mlp_bodies.h"

@@ -1,7 +1,7 @@
 // The tiny fp64 model and text of the published numbers (tests/golden/README.md).
 #pragma once
 
-#include <torch/torch.h>
+#include <torch/nn/module.h>
 
 #include <memory>
 #include <string>

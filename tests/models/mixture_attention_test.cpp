@@ -1,6 +1,6 @@
 // Attention whose queries, keys and values come from a mixture of projections.
 #include <gtest/gtest.h>
-#include <torch/torch.h>
+#include <torch/nn/module.h>
 
 #include <functional>
 #include <map>

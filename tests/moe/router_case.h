@@ -1,7 +1,7 @@
 // What the tests of routers share: tokens, routers of every kind, and the values of their dials.
 #pragma once
 
-#include <torch/torch.h>
+#include <torch/types.h>
 
 #include <algorithm>
 #include <memory>

@@ -1,6 +1,6 @@
 // Corners of tensor files and random streams; the plain cases are in tensor_io_test.cpp.
 #include <gtest/gtest.h>
-#include <torch/torch.h>
+#include <torch/types.h>
 
 #include <cstring>
 

@@ -1,7 +1,7 @@
 #include "smoe/tensor/precision.h"
 
 #include <gtest/gtest.h>
-#include <torch/torch.h>
+#include <torch/types.h>
 
 #include "smoe/kernels/linear.h"
 #include "smoe/tensor/one_thread.h"

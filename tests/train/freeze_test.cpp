@@ -2,7 +2,7 @@
 #include "smoe/train/freeze.h"
 
 #include <gtest/gtest.h>
-#include <torch/torch.h>
+#include <torch/types.h>
 
 #include <atomic>
 #include <map>

@@ -2,7 +2,7 @@
 #include "smoe/train/weight_average.h"
 
 #include <gtest/gtest.h>
-#include <torch/torch.h>
+#include <torch/nn/modules/linear.h>
 
 #include <atomic>
 #include <cmath>
