@@ -85,6 +85,7 @@ int run(int argc, char** argv) {
   add_inspect(program);
   add_slim(program);
   add_compare(program);
+  add_analyze(program);
   add_settings(program);
   add_bench(program);
   add_list(program);

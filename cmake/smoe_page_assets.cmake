@@ -1,4 +1,4 @@
-# A page of smoe report or smoe compare is one file: its style and scripts, and uPlot, which draws the charts, become C++ strings.
+# A page of the tool is one file: its style and scripts, and uPlot, which draws the charts, become C++ strings.
 set(SMOE_UPLOT_DIR "${PROJECT_SOURCE_DIR}/.venv/uplot" CACHE PATH "Folder with uPlot.iife.min.js, uPlot.min.css, LICENSE")
 
 function(smoe_read_asset variable)
@@ -21,6 +21,7 @@ smoe_read_asset(SMOE_PAGE_SCRIPT ${study}/page_elements.js ${study}/page_charts.
 smoe_read_asset(SMOE_REPORT_CONTROLS ${study}/report_controls.html)
 smoe_read_asset(SMOE_REPORT_SCRIPT ${study}/report_page.js)
 smoe_read_asset(SMOE_COMPARE_SCRIPT ${study}/compare_page.js)
+smoe_read_asset(SMOE_ANALYZE_SCRIPT ${study}/analyze_page.js)
 smoe_read_asset(SMOE_UPLOT_SCRIPT ${SMOE_UPLOT_DIR}/uPlot.iife.min.js)
 smoe_read_asset(SMOE_UPLOT_STYLE ${SMOE_UPLOT_DIR}/uPlot.min.css)
 smoe_read_asset(SMOE_UPLOT_LICENSE ${SMOE_UPLOT_DIR}/LICENSE)

@@ -45,6 +45,7 @@ MoeLayer::Result MoeLayer::forward(const RouteInput& input, const MixOptions& op
   at::Tensor y = experts_->mix(input.x, limited.routing, options);
   if (shared_ != nullptr) y = y + shared_output(input.x, options);
   if (book != nullptr) book->record(layer, routing, experts_->size(), limited.dropped, input.batch.valid);
+  if (book != nullptr && book->observer()) book->observer()({layer, input, routing, limited.routing});
   return {y, routing.state};
 }
 

@@ -4,7 +4,9 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <functional>
 #include <map>
+#include <utility>
 #include <vector>
 
 #include "smoe/moe/routing.h"
@@ -57,6 +59,15 @@ struct LayerTerms {
   std::map<std::string, Term> named;  ///< the router's own
 };
 
+/// What a layer did in one forward, for whoever looks on while it is at hand.
+struct LayerView {
+  int64_t layer = 0;
+  const RouteInput& input;
+  const Routing& routing;  ///< the router's answer
+  const Routing& kept;     ///< what limit left of it
+};
+using LayerObserver = std::function<void(const LayerView&)>;
+
 /// The statistics of one optimizer step, or of one evaluation. A micro-batch that is computed twice (recomputed
 /// activations) is counted once: its second record replaces the first.
 class StatsBook {
@@ -77,6 +88,10 @@ class StatsBook {
   /// out; `valid` bool [T] masks padding out of every sum and may be undefined.
   void record(int64_t layer, const Routing& routing, int64_t experts, const at::Tensor& dropped,
               const at::Tensor& valid);
+
+  /// Has `observer` called with each layer's forward, after it was recorded; a forward that is computed twice is seen twice.
+  void observe(LayerObserver observer) { observer_ = std::move(observer); }
+  const LayerObserver& observer() const { return observer_; }
 
   /// Takes what layer `layer`, which is no mixture, adds to the objective, by name; kept where the detail is kTerms.
   void record_terms(int64_t layer, std::map<std::string, Term> terms) {
@@ -102,6 +117,7 @@ class StatsBook {
  private:
   Detail detail_;
   int64_t micro_batch_ = 0;
+  LayerObserver observer_;
   std::map<int64_t, std::map<int64_t, LayerStats>> records_;  // layer → micro-batch → sums
   std::map<int64_t, LayerTerms> terms_;                       // layer → terms of this micro-batch
   std::map<int64_t, std::map<std::string, Term>> other_terms_;

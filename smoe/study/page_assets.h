@@ -10,6 +10,7 @@ extern const char* const kPageScript;  ///< what all pages share
 extern const char* const kReportControls;
 extern const char* const kReportScript;
 extern const char* const kCompareScript;
+extern const char* const kAnalyzeScript;
 extern const char* const kUplotScript;
 extern const char* const kUplotStyle;
 extern const char* const kUplotLicense;

@@ -14,6 +14,8 @@
 #include "smoe/base/safetensors.h"
 #include "smoe/data/tokenizers/byte_vocabulary.h"
 #include "smoe/models/checkpoint_index.h"
+#include "smoe/plan/trace_file.h"
+#include "smoe/study/analyze.h"
 #include "smoe/study/compare_plan.h"
 #include "smoe/study/compare_results.h"
 #include "smoe/study/report.h"
@@ -81,6 +83,18 @@ void read_evaluation(const std::filesystem::path& file) {
   const std::string json = to_json(comparison).dump();
   expect(nlohmann::ordered_json::accept(json), "the results are no JSON");
   expect(!comparison_table(comparison).empty() && !comparison_page(comparison).empty(), "nothing is shown");
+}
+
+/// A trace of smoe analyze.
+void read_trace_file(const std::filesystem::path& file) {
+  const RoutingTrace trace = read_trace(file);
+  const std::filesystem::path copy = file.string() + ".copy", again = file.string() + ".again";
+  write_trace(copy, trace);
+  write_trace(again, read_trace(copy));
+  expect(read_file(copy) == read_file(again), "the trace changed by being written");
+  const nlohmann::ordered_json data = analysis_data({{"trace", trace}});
+  expect(nlohmann::ordered_json::accept(data.dump()), "the analysis is no JSON");
+  expect(!analysis_table(data).empty() && !analysis_page(data).empty(), "nothing is shown");
 }
 
 void read_manifest(const std::filesystem::path& file) { verify_manifest(file.parent_path()); }
@@ -153,6 +167,7 @@ const std::vector<Format>& formats() {
       {"metrics", "run/metrics.jsonl", read_log_for_report},
       {"evaluations", "run/evaluations.jsonl", read_log_for_report},
       {"log", "log.jsonl", read_log_to_resume},
+      {"trace", "trace.safetensors", read_trace_file},
       {"events", kEventLogName, read_events_to_resume},
   };
   return kFormats;

@@ -106,3 +106,88 @@ def add_safetensors():
     put("deep_arrays", safetensors('{"a":{"shape":' + "[" * 200))
     put("deep_objects", safetensors('{"a":' * 200))
     cuts("safetensors/cut.safetensors", good, 8, 9, 100, -26, -25, -1)
+
+
+def trace(version="1", without=(), behind="", metadata=None, **changes):
+    """A trace of three tokens and two layers; `changes` replace (dtype, shape, bytes) of the tensors."""
+    def i32(*values):
+        return struct.pack(f"<{len(values)}i", *values)
+
+    parts = {"token": ("I32", "[3]", i32(0, 3, 1)), "call": ("I32", "[3]", i32(0, 0, 1)),
+             "sequence": ("I32", "[3]", i32(0, 1, 0)), "position": ("I32", "[3]", i32(0, 0, 0)),
+             "byte": ("U8", "[4]", b"a7 \xc3"),
+             "layers.0.expert": ("I32", "[3,2]", i32(0, 2, -1, 1, 2, -1)), "layers.0.kept": ("U8", "[3,2]", bytes((1, 0, 0, 1, 1, 0))),
+             "layers.0.network": ("U8", "[3]", b"\1\0\1"),
+             "layers.0.similarity": ("F32", "[2,2]", struct.pack("<4f", 1, -0.25, -0.25, 1)),
+             "layers.2.expert": ("I32", "[3,1]", i32(0, 1, -1)), "layers.2.kept": ("U8", "[3,1]", b"\1\1\0"),
+             "layers.2.network": ("U8", "[2]", b"\1\1")}
+    words = {"format": "smoe-trace", "version": version, "model": "runs/a", "setting": "k = 2", "step": "40", **(metadata or {})}
+    header = ['"__metadata__":{' + ",".join(f'"{key}":"{word}"' for key, word in words.items() if word is not None) + "}"]
+    data = b""
+    for name, part in {**parts, **changes}.items():
+        if name in without:
+            continue
+        dtype, shape, own = part if isinstance(part, tuple) else (*parts[name][:2], part)
+        header.append(entry(name, dtype, shape, f"[{len(data)},{len(data) + len(own)}]"))
+        data += own
+    return safetensors("{" + ",".join(header) + "}", data + behind.encode())
+
+
+def add_traces():
+    def put(name, content):
+        add(f"trace/{name}.safetensors", content)
+
+    def i32(*values):
+        return struct.pack(f"<{len(values)}i", *values)
+
+    good = trace()
+    put("good", good)
+    put("empty", b"")
+    put("no_trace", safetensors("{}"))
+    put("no_format", trace(metadata={"format": None}))
+    put("other_format", trace(metadata={"format": "pt"}))
+    put("newer", trace(version="2"))
+    put("no_step", trace(metadata={"step": None}))
+    for name, step in (("negative", "-1"), ("fraction", "1.5"), ("huge", "9" * 30), ("with_a_zero", "040"), ("empty", "")):
+        put(f"step_is_{name}", trace(metadata={"step": step}))
+    put("no_setting", trace(metadata={"setting": ""}))
+    put("model_with_a_line_break", trace(metadata={"model": "a\\nb"}))
+    for name in ("token", "byte", "layers.0.kept", "layers.2.network"):
+        put(f"no_{name.replace('.', '_')}", trace(without=(name,)))
+    put("no_similarity", trace(without=("layers.0.similarity",)))
+    put("no_layer", trace(without=[f"layers.{layer}.{part}" for layer in (0, 2) for part in ("expert", "kept", "network", "similarity")]))
+    put("no_expert", trace(without=("layers.2.expert",)))  # then nobody asks for the rest of that layer
+    put("another_tensor", trace(**{"layers.0.weight": ("F32", "[0]", b"")}))
+    put("layer_with_a_zero", trace(**{"layers.02.expert": ("I32", "[0]", b"")}))
+    put("layer_over_i64", trace(**{f"layers.{MAX_U64}.expert": ("I32", "[0]", b"")}))
+    put("no_tokens", trace(**{name: ("I32", "[0]", b"") for name in ("token", "call", "sequence", "position")}))
+    put("token_of_i64", trace(token=("I64", "[3]", bytes(24))))
+    put("token_of_two_dimensions", trace(token=("I32", "[3,1]", bytes(12))))
+    put("token_too_large", trace(token=i32(0, 4, 1)))
+    put("token_negative", trace(token=i32(0, -1, 1)))
+    put("call_falls", trace(call=i32(1, 0, 0)))
+    put("call_negative", trace(call=i32(-1, 0, 0)))
+    put("call_shorter", trace(call=("I32", "[2]", bytes(8))))
+    put("position_negative", trace(position=i32(0, 0, -2147483648)))
+    put("position_huge", trace(position=i32(0, 0, 2147483647)))  # a good one
+    put("byte_of_257", trace(byte=("U8", "[257]", bytes(257))))
+    put("byte_of_none", trace(byte=("U8", "[0]", b"")))
+    put("expert_too_large", trace(**{"layers.2.expert": i32(0, 2, -1)}))
+    put("expert_below", trace(**{"layers.2.expert": i32(0, -2, -1)}))
+    put("expert_twice", trace(**{"layers.0.expert": i32(2, 2, -1, 1, 2, -1)}))
+    put("expert_of_other_tokens", trace(**{"layers.2.expert": ("I32", "[2,1]", i32(0, 1)), "layers.2.kept": ("U8", "[2,1]", b"\1\1")}))
+    put("expert_without_slots", trace(**{"layers.2.expert": ("I32", "[3,0]", b""), "layers.2.kept": ("U8", "[3,0]", b"")}))  # good
+    put("slots_huge", trace(**{"layers.2.expert": ("I32", f"[0,{2**62}]", b""), "layers.2.kept": ("U8", f"[0,{2**62}]", b"")}))
+    put("kept_of_another_shape", trace(**{"layers.2.kept": ("U8", "[1,3]", b"\1\1\0")}))
+    put("kept_of_two", trace(**{"layers.2.kept": b"\1\2\0"}))
+    put("kept_of_nobody", trace(**{"layers.2.kept": b"\1\1\1"}))
+    put("network_of_none", trace(**{"layers.2.network": ("U8", "[0]", b"")}))
+    put("network_of_two", trace(**{"layers.2.network": b"\1\2"}))
+    put("network_nowhere", trace(**{"layers.2.network": b"\0\0"}))  # good
+    put("similarity_of_three", trace(**{"layers.0.similarity": ("F32", "[3,3]", bytes(36))}))
+    put("similarity_no_square", trace(**{"layers.0.similarity": ("F32", "[4,1]", bytes(16))}))
+    put("similarity_of_none", trace(**{"layers.0.similarity": ("F32", "[0,0]", b"")}))
+    put("similarity_nan", trace(**{"layers.0.similarity": struct.pack("<4f", 1, float("nan"), 0, 1)}))
+    put("similarity_of_two", trace(**{"layers.0.similarity": struct.pack("<4f", 1, 2, 2, 1)}))
+    put("bytes_behind", trace(behind="x"))
+    cuts("trace/cut.safetensors", good, 8, 100, -1)
