@@ -17,3 +17,10 @@ def table(head, rows):
     """A Markdown table; all columns but the first are numbers."""
     lines = ["| " + " | ".join(head) + " |", "| --- |" + " ---: |" * (len(head) - 1)]
     return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
+
+
+def bpc_of(run, result):
+    """The bpc of one result of a run in a results.json; a run without one ends the program."""
+    if result["bpc"] is None:
+        raise SystemExit(f"{run['run']} has no bpc at {result['dial']} = {result['value']}: its loss is not finite")
+    return result["bpc"]

@@ -18,6 +18,8 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
+constexpr size_t kRoutingColumns = 60;  // of a run, which is one of many on its page
+
 Json or_null(const std::optional<double>& value) { return value ? Json(*value) : Json(nullptr); }
 
 double mean_of(const std::vector<double>& values) {
@@ -34,11 +36,12 @@ double median_of(std::vector<double> values) {
 ComparedValue read_value(const JsonObject& json) {
   ComparedValue result{.dial = json.text("dial"),
                        .value = std::nullopt,
-                       .bpc = json.finite("bpc"),
+                       .bpc = std::nullopt,
                        .mean_active_experts = json.finite("mean_active_experts"),
                        .active_parameters = json.finite("active_parameters"),
                        .flops_per_token = json.finite("flops_per_token")};
   if (!json.is_null("value")) result.value = json.finite("value");
+  if (!json.is_null("bpc")) result.bpc = json.finite("bpc");
   return result;
 }
 
@@ -75,13 +78,14 @@ ComparedRun read_compared_run(const PlannedRun& planned, const RunPaths& paths, 
   for (const TimingLine& line : record.timing) speeds.push_back(line.tokens_per_second);
   run.tokens_per_second = median_of(std::move(speeds));
   read_routing(record, run);
+  run.routing = routing_columns(record.steps, kRoutingColumns);
   return run;
 }
 
 Json value_json(const ComparedValue& value) {
   return {{"dial", value.dial},
           {"value", or_null(value.value)},
-          {"bpc", value.bpc},
+          {"bpc", or_null(value.bpc)},
           {"mean_active_experts", value.mean_active_experts},
           {"active_parameters", value.active_parameters},
           {"flops_per_token", value.flops_per_token}};
@@ -96,6 +100,12 @@ Json run_json(const ComparedRun& run) {
   json["load_max_over_mean"] = or_null(run.load_max_over_mean);
   json["dropped"] = or_null(run.dropped);
   json["entropy"] = or_null(run.entropy);
+  json["routing"] = {{"step", run.routing.step}, {"load", run.routing.load}, {"entropy", Json::array()}};
+  for (const std::vector<double>& layer : run.routing.entropy) {
+    Json column = Json::array();
+    for (const double entropy : layer) column.push_back(std::isfinite(entropy) ? Json(entropy) : Json(nullptr));
+    json["routing"]["entropy"].push_back(column);
+  }
   json["run"] = run.path;
   return json;
 }
@@ -106,8 +116,8 @@ Json row_json(const SummaryRow& row) {
           {"dial", row.dial},
           {"value", or_null(row.value)},
           {"seeds", row.seeds},
-          {"bpc_mean", row.bpc.mean},
-          {"bpc_sd", or_null(row.bpc.deviation)},
+          {"bpc_mean", row.bpc ? Json(row.bpc->mean) : Json(nullptr)},
+          {"bpc_sd", row.bpc ? or_null(row.bpc->deviation) : Json(nullptr)},
           {"differs_from_row_above", row.differs ? Json(*row.differs) : Json(nullptr)},
           {"mean_active_experts", row.mean_active_experts},
           {"active_parameters", row.active_parameters},
@@ -142,7 +152,7 @@ std::vector<SummaryRow> rows_of(const CompareEntry& entry, const std::vector<con
       for (const ComparedValue& value : run->results) {
         if (value.value != setting) continue;
         values.push_back(&value);
-        bits.push_back(value.bpc);
+        if (value.bpc) bits.push_back(*value.bpc);
       }
     }
     SummaryRow row{.entry = entry.name,
@@ -150,7 +160,7 @@ std::vector<SummaryRow> rows_of(const CompareEntry& entry, const std::vector<con
                    .dial = values[0]->dial,
                    .value = setting,
                    .seeds = std::ssize(values),
-                   .bpc = spread_of(bits)};
+                   .bpc = bits.size() == values.size() ? std::optional(spread_of(bits)) : std::nullopt};
     row.mean_active_experts = mean(values, [](const ComparedValue& v) { return v.mean_active_experts; });
     row.active_parameters = mean(values, [](const ComparedValue& v) { return v.active_parameters; });
     row.flops_per_token = mean(values, [](const ComparedValue& v) { return v.flops_per_token; });
@@ -166,11 +176,11 @@ std::vector<SummaryRow> rows_of(const CompareEntry& entry, const std::vector<con
   return rows;
 }
 
-bool has_lower_bpc(const SummaryRow& a, const SummaryRow& b) { return a.bpc.mean < b.bpc.mean; }
+bool has_lower_bpc(const SummaryRow& a, const SummaryRow& b) { return a.bpc && (!b.bpc || a.bpc->mean < b.bpc->mean); }
 
 std::optional<bool> differ(const SummaryRow& a, const SummaryRow& b) {
-  if (!a.bpc.deviation && !b.bpc.deviation) return std::nullopt;
-  return std::abs(a.bpc.mean - b.bpc.mean) > std::max(a.bpc.deviation.value_or(0), b.bpc.deviation.value_or(0));
+  if (!a.bpc || !b.bpc || (!a.bpc->deviation && !b.bpc->deviation)) return std::nullopt;
+  return std::abs(a.bpc->mean - b.bpc->mean) > std::max(a.bpc->deviation.value_or(0), b.bpc->deviation.value_or(0));
 }
 
 std::string formatted(const char* format, double value) {
@@ -184,7 +194,8 @@ std::string formatted(const char* format, const std::optional<double>& value) {
 }
 
 /// "k = 16"; "-" without a dial.
-std::string dial_text(const SummaryRow& row) {
+template <class Row>
+std::string dial_text(const Row& row) {
   return row.value ? printable(row.dial) + " = " + formatted("%g", *row.value) : "-";
 }
 
@@ -266,12 +277,18 @@ std::string comparison_table(const Comparison& comparison) {
   for (const SummaryRow& row : rows) {
     const bool close = row.differs == false;
     unsure = unsure || close;
-    out += line(row.entry, dial_text(row), formatted("%.4f", row.bpc.mean) + (close ? "~" : ""),
-                formatted("%.4f", row.bpc.deviation), std::to_string(row.seeds),
+    const std::string mean = row.bpc ? formatted("%.4f", row.bpc->mean) : "-";
+    const std::string deviation = row.bpc ? formatted("%.4f", row.bpc->deviation) : "-";
+    out += line(row.entry, dial_text(row), mean + (close ? "~" : ""), deviation, std::to_string(row.seeds),
                 formatted("%.2f", row.mean_active_experts), formatted("%.3g", row.flops_per_token),
                 formatted("%.3g", row.parameters), formatted("%.0f", row.tokens_per_second),
                 formatted("%.2f", row.load_max_over_mean),
                 formatted("%.2f%%", row.dropped ? std::optional(100 * *row.dropped) : std::nullopt));
+  }
+  for (const ComparedRun& run : comparison.runs) {
+    for (const ComparedValue& value : run.results) {
+      if (!value.bpc) out += printable(run.path) + " has no bpc at " + dial_text(value) + ": its loss is not finite\n";
+    }
   }
   if (unsure) out += "~: no further from the row above than the seeds spread\n";
   return out;

@@ -10,6 +10,7 @@
 #include <nlohmann/json.hpp>
 
 #include "smoe/study/compare_runs.h"
+#include "smoe/study/routing_columns.h"
 
 namespace smoe {
 
@@ -17,7 +18,8 @@ namespace smoe {
 struct ComparedValue {
   std::string dial;             ///< its name; "none" without one
   std::optional<double> value;  ///< none without a dial
-  double bpc = 0, mean_active_experts = 0, active_parameters = 0, flops_per_token = 0;
+  std::optional<double> bpc;    ///< none where the loss was not finite
+  double mean_active_experts = 0, active_parameters = 0, flops_per_token = 0;
 };
 
 /// One run that came through.
@@ -28,6 +30,7 @@ struct ComparedRun {
   double tokens_per_second = 0;  ///< of the training, the median of its log
   /// Means over the layers and the last tenth of the training's log lines; none for a model without mixtures.
   std::optional<double> load_max_over_mean = {}, dropped = {}, entropy = {};
+  RoutingColumns routing = {};  ///< over the training, layer by layer
 };
 
 struct Comparison {
@@ -54,15 +57,15 @@ struct SummaryRow {
   std::string entry, summary, dial;
   std::optional<double> value;
   int64_t seeds = 0;
-  Spread bpc;
+  std::optional<Spread> bpc;  ///< none where a run has none: the mean of the others would not be that of the entry
   double mean_active_experts = 0, active_parameters = 0, flops_per_token = 0, parameters = 0, tokens_per_second = 0;
   std::optional<double> load_max_over_mean = {}, dropped = {}, entropy = {};
   /// Of the row above: whether this one differs from it by more than the larger of their two deviations; none for the first
-  /// row and where neither has one.
+  /// row, where neither has one, and where one of them has no bpc.
   std::optional<bool> differs = {};
 };
 
-/// All rows, the lowest bpc first; where `best_only`, of each entry the one with the lowest.
+/// All rows, the lowest bpc first and those without one last; where `best_only`, of each entry the first of these.
 std::vector<SummaryRow> summarize(const Comparison& comparison, bool best_only);
 
 /// results.json: docs/formats.md says what is in it.

@@ -10,6 +10,7 @@
 #include "smoe/base/build_info.h"
 #include "smoe/base/error.h"
 #include "smoe/study/report.h"
+#include "smoe/study/routing_columns.h"
 
 namespace smoe {
 namespace {
@@ -20,9 +21,6 @@ Json or_null(const std::optional<int64_t>& value) { return value ? Json(*value) 
 
 /// JSON has no NaN and no infinity.
 Json finite(double value) { return std::isfinite(value) ? Json(value) : Json(nullptr); }
-
-/// Four digits are more than a heat map can show.
-double short_number(double value) { return std::round(value * 1e4) / 1e4; }
 
 /// An array of what `get` takes from each item.
 template <class Items, class Get>
@@ -74,23 +72,8 @@ Json training(const std::vector<StepLine>& lines) {
 
 /// Load of each expert over time: "step" is the last of each column, "layers" holds for each layer its columns.
 Json heat_maps(const std::vector<StepLine>& lines, size_t columns) {
-  Json steps = Json::array(), maps = Json::array();
-  const size_t layers = lines.empty() ? 0 : lines[0].layers.size();
-  for (size_t layer = 0; layer < layers; ++layer) maps.push_back(Json::array());
-  const size_t group = (lines.size() + columns - 1) / columns;
-  for (size_t begin = 0; layers > 0 && begin < lines.size(); begin += group) {
-    const size_t end = std::min(lines.size(), begin + group);
-    steps.push_back(lines[end - 1].step);
-    for (size_t layer = 0; layer < layers; ++layer) {
-      std::vector<double> mean(lines[0].layers[layer].load.size(), 0.0);
-      for (size_t i = begin; i < end; ++i) {
-        for (size_t expert = 0; expert < mean.size(); ++expert) mean[expert] += lines[i].layers[layer].load[expert];
-      }
-      for (double& load : mean) load = short_number(load / static_cast<double>(end - begin));
-      maps[layer].push_back(mean);
-    }
-  }
-  return {{"step", steps}, {"layers", maps}};
+  const RoutingColumns routing = routing_columns(lines, columns);
+  return {{"step", routing.step}, {"layers", routing.load}};
 }
 
 /// The evaluations of the training itself, a series for each k.

@@ -46,6 +46,18 @@ class Finished(CompareTest):
     def setUp(self):
         self.folder = self.shared
 
+    def without_a_bpc(self):
+        """The comparison again, with a run whose loss was not finite at k = 4, until the test is over."""
+        again = ("compare", "plan.toml", "--data", "text.txt", "--tokens", "1K", "-o", "out")
+        path = self.folder / "out" / "runs" / "constant-seed2.eval.json"
+        whole = path.read_text()
+        self.addCleanup(self.run_tool, *again)
+        self.addCleanup(path.write_text, whole)
+        evaluation = json.loads(whole)
+        evaluation["evaluation"]["results"][1]["bpc"] = None
+        path.write_text(json.dumps(evaluation))
+        return self.run_tool(*again).decode()
+
 
 class Compare(Finished):
     def results(self):
@@ -68,6 +80,24 @@ class Compare(Finished):
             self.assertGreater(run["tokens_per_second"], 0)
             self.assertEqual(run["load_max_over_mean"] is None, run["router"] == "dense")
         self.assertEqual(results["failed"], [])
+
+    def test_load_and_entropy_are_those_of_the_logs(self):
+        for run in self.results()["runs"]:
+            lines = [json.loads(line) for line in (self.folder / run["run"] / "metrics.jsonl").read_text().splitlines()]
+            lines = [line for line in lines if "split" not in line]
+            self.assertEqual(run["routing"]["step"], [line["step"] for line in lines] if run["router"] != "dense" else [])
+            self.assertEqual(len(run["routing"]["load"]), 0 if run["router"] == "dense" else 2)
+            for layer, (loads, entropies) in enumerate(zip(run["routing"]["load"], run["routing"]["entropy"], strict=True)):
+                for load, entropy, line in zip(loads, entropies, lines, strict=True):
+                    for a, b in zip(load, line["layers"][layer]["load"], strict=True):
+                        self.assertAlmostEqual(a, b, delta=1e-4)
+                    self.assertAlmostEqual(entropy, line["layers"][layer]["entropy"], places=9)
+
+    def test_a_run_without_a_bpc_is_named(self):
+        table = self.without_a_bpc()
+        self.assertIn("constant-seed2 has no bpc at k = 4: its loss is not finite\n", table)
+        rows = [row for row in self.results()["summary"] if row["router"] == "constant" and row["value"] == 4]
+        self.assertEqual([row["bpc_mean"] for row in rows], [None])
 
     def test_the_summary_is_the_mean_over_seeds(self):
         results = self.results()
@@ -194,7 +224,20 @@ class InABrowser(Browsing, Finished):
         best = self.rows(dom, "Results, the lowest bpc first")
         self.assertEqual(len(best), 4)
         self.assertEqual(len(self.rows(dom, "Every run")), 1 + sum(len(run["results"]) for run in data["runs"]))
-        self.assertEqual(dom.count('role="img"'), 2)
+        mixtures = [run for run in data["runs"] if run["router"] != "dense" and run["seed"] == 1]
+        self.assertEqual(dom.count('role="img"'), 2 + 3 * len(mixtures))  # two maps of load and a chart of entropy
+        for run in mixtures:
+            load = self.rows(dom, f"{run['router']}, seed 1, layer 1: share of the assignments")
+            self.assertEqual([float(share) for share in load[-1][1:]], run["routing"]["load"][1][-1])
+            entropy = self.rows(dom, f"{run['router']}, seed 1: entropy of the router's probabilities")
+            self.assertAlmostEqual(float(entropy[-1][2]), run["routing"]["entropy"][1][-1], places=4)
+
+    def test_a_run_without_a_bpc_has_its_place(self):
+        self.without_a_bpc()
+        dom = self.browse(f"file://{self.folder}/out/compare.html#tables")
+        rows = self.rows(dom, "Every setting, the lowest bpc first")
+        self.assertEqual([row[:3] for row in rows[-1:]], [["constant", "k = 4", "–"]])
+        self.assertIn("constant-seed2 has no bpc at k = 4", dom)
 
 
 if __name__ == "__main__":

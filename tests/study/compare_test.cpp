@@ -1,5 +1,7 @@
 #include <gtest/gtest.h>
 
+#include <cmath>
+
 #include "smoe/base/error.h"
 #include "smoe/study/compare_plan.h"
 #include "smoe/study/compare_results.h"
@@ -125,14 +127,14 @@ TEST(Summary, OrdersByBpcAndMarksWhatIsNoFurtherThanTheSpread) {
   ASSERT_EQ(best.size(), 3u);
   EXPECT_EQ(best[0].entry, "first");
   EXPECT_EQ(best[0].value, 4.0);
-  EXPECT_DOUBLE_EQ(best[0].bpc.mean, 1.1);
+  EXPECT_DOUBLE_EQ(best[0].bpc->mean, 1.1);
   EXPECT_EQ(best[0].seeds, 2);
   EXPECT_EQ(best[0].differs, std::nullopt);
   EXPECT_EQ(best[1].entry, "close");
   EXPECT_EQ(best[1].differs, false);
   EXPECT_EQ(best[2].entry, "far");
   EXPECT_EQ(best[2].differs, true);
-  EXPECT_EQ(best[2].bpc.deviation, std::nullopt);
+  EXPECT_EQ(best[2].bpc->deviation, std::nullopt);
   EXPECT_EQ(summarize(comparison, false).size(), 4u);
   const std::string table = comparison_table(comparison);
   EXPECT_NE(table.find("1.2000~"), std::string::npos);
@@ -146,6 +148,63 @@ TEST(Summary, OfOneSeedEachSaysNothingOfDifferences) {
   comparison.runs = {run_with("a", 1, {{1, 3.0}}), run_with("b", 1, {{1, 3.5}})};
   EXPECT_EQ(summarize(comparison, true)[1].differs, std::nullopt);
   EXPECT_EQ(to_json(comparison)["summary"][1]["differs_from_row_above"], nullptr);
+}
+
+TEST(Summary, ARunWithoutABpcIsNamedAndItsRowHasNone) {
+  Comparison comparison;
+  comparison.entries = {{.name = "broken", .summary = "", .settings = {}, .seeds = 2, .evaluation = {}},
+                        {.name = "whole", .summary = "", .settings = {}, .seeds = 2, .evaluation = {}}};
+  comparison.runs = {run_with("broken", 1, {{1, 2.0}, {4, 1.0}}), run_with("whole", 1, {{4, 3.0}}),
+                     run_with("broken", 2, {{1, 2.5}, {4, 1.5}}), run_with("whole", 2, {{4, 3.5}})};
+  comparison.runs[2].path = "runs/broken-seed2";
+  comparison.runs[2].results[1].bpc = std::nullopt;
+  const std::vector<SummaryRow> rows = summarize(comparison, false);
+  ASSERT_EQ(rows.size(), 3u);
+  EXPECT_DOUBLE_EQ(rows[0].bpc->mean, 2.25);
+  EXPECT_DOUBLE_EQ(rows[1].bpc->mean, 3.25);
+  EXPECT_FALSE(rows[2].bpc.has_value());
+  EXPECT_EQ(rows[2].seeds, 2);
+  EXPECT_EQ(rows[2].differs, std::nullopt);
+  EXPECT_DOUBLE_EQ(summarize(comparison, true)[0].bpc->mean, 2.25);
+  const nlohmann::ordered_json json = to_json(comparison);
+  EXPECT_TRUE(json["summary"][2]["bpc_mean"].is_null());
+  EXPECT_TRUE(json["runs"][2]["results"][1]["bpc"].is_null());
+  EXPECT_NE(comparison_table(comparison).find("runs/broken-seed2 has no bpc at k = 4: its loss is not finite\n"),
+            std::string::npos);
+  // An entry that has none at all has a row all the same.
+  for (ComparedRun& run : comparison.runs) {
+    for (ComparedValue& value : run.results) value.bpc = std::nullopt;
+  }
+  ASSERT_EQ(summarize(comparison, true).size(), 2u);
+  EXPECT_NE(comparison_table(comparison).find("broken  k = 1                   - "), std::string::npos)
+      << comparison_table(comparison);
+}
+
+StepLine routing_line(int64_t step, std::vector<LayerLine> layers) {
+  StepLine line;
+  line.step = step;
+  line.layers = std::move(layers);
+  return line;
+}
+
+TEST(RoutingColumns, AreMeansOfNeighbours) {
+  const std::vector<StepLine> lines = {
+      routing_line(2, {{.load = {1, 0}, .entropy = 0.5}, {.load = {0.5, 0.5}, .entropy = 1}}),
+      routing_line(4, {{.load = {0, 1}, .entropy = 0.25}, {.load = {0.5, 0.5}, .entropy = 2}}),
+      routing_line(6, {{.load = {0.25, 0.75}, .entropy = std::nan("")}, {.load = {0, 1}, .entropy = 3}})};
+  const RoutingColumns two = routing_columns(lines, 2);
+  EXPECT_EQ(two.step, (std::vector<int64_t>{4, 6}));
+  using Columns = std::vector<std::vector<double>>;
+  ASSERT_EQ(two.load.size(), 2u);
+  EXPECT_EQ(two.load[0], (Columns{{0.5, 0.5}, {0.25, 0.75}}));
+  EXPECT_EQ(two.load[1], (Columns{{0.5, 0.5}, {0, 1}}));
+  EXPECT_EQ(two.entropy[0][0], 0.375);
+  EXPECT_TRUE(std::isnan(two.entropy[0][1]));
+  EXPECT_EQ(two.entropy[1], (std::vector<double>{1.5, 3}));
+  EXPECT_EQ(routing_columns(lines, 100).step, (std::vector<int64_t>{2, 4, 6}));
+  EXPECT_EQ(routing_columns(lines, 1).step, (std::vector<int64_t>{6}));
+  EXPECT_TRUE(routing_columns({}, 5).step.empty());
+  EXPECT_TRUE(routing_columns({routing_line(1, {})}, 5).load.empty());
 }
 
 TEST(Summary, OfNothingIsEmpty) {
