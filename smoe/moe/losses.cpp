@@ -12,7 +12,7 @@ template <class OfLayer>
 at::Tensor sum_over_layers(const StatsBook& book, OfLayer of_layer) {
   at::Tensor sum;
   for (const auto& [layer, terms] : book.terms()) {
-    const at::Tensor value = of_layer(terms);
+    const at::Tensor value = of_layer(layer, terms);
     require(value.defined(), "layer ", layer,
             ": its router has no probabilities for an auxiliary loss; set the weights in ", "[losses] to 0");
     sum = sum.defined() ? sum + value : value;
@@ -41,7 +41,7 @@ bool LossConfig::any() const {
 }
 
 at::Tensor balance_loss(const StatsBook& book) {
-  return sum_over_layers(book, [](const LayerTerms& layer) {
+  return sum_over_layers(book, [](int64_t, const LayerTerms& layer) {
     if (!layer.probability.defined()) return layer.probability;
     const at::Tensor share = layer.count / layer.count.sum().clamp_min(1);
     const at::Tensor product = share * mean(layer.probability, layer.tokens);
@@ -50,15 +50,15 @@ at::Tensor balance_loss(const StatsBook& book) {
 }
 
 at::Tensor z_loss(const StatsBook& book) {
-  return sum_over_layers(book, [](const LayerTerms& layer) { return mean(layer.logsumexp_sq, layer.tokens); });
+  return sum_over_layers(book, [](int64_t, const LayerTerms& layer) { return mean(layer.logsumexp_sq, layer.tokens); });
 }
 
 at::Tensor entropy_loss(const StatsBook& book) {
-  return sum_over_layers(book, [](const LayerTerms& layer) { return mean(layer.entropy, layer.tokens); });
+  return sum_over_layers(book, [](int64_t, const LayerTerms& layer) { return mean(layer.entropy, layer.tokens); });
 }
 
 at::Tensor device_balance_loss(const StatsBook& book, int64_t devices) {
-  return sum_over_layers(book, [devices](const LayerTerms& layer) {
+  return sum_over_layers(book, [devices](int64_t, const LayerTerms& layer) {
     if (!layer.probability.defined()) return layer.probability;
     const int64_t experts = layer.count.numel();
     require(experts % devices == 0, "losses.devices = ", devices, " does not divide the ", experts,
@@ -66,6 +66,17 @@ at::Tensor device_balance_loss(const StatsBook& book, int64_t devices) {
     const at::Tensor share = layer.count / layer.count.sum().clamp_min(1) * static_cast<double>(experts);
     const at::Tensor probability = mean(layer.probability, layer.tokens);
     return (share.view({devices, -1}).mean(1) * probability.view({devices, -1}).sum(1)).sum();
+  });
+}
+
+at::Tensor global_balance_loss(const StatsBook& book) {
+  return sum_over_layers(book, [&book](int64_t index, const LayerTerms& layer) {
+    if (!layer.probability.defined()) return layer.probability;
+    const PooledCount pooled = book.pooled(index);
+    const at::Tensor share = (pooled.count / pooled.count.sum().clamp_min(1)).to(layer.probability.options());
+    // The mean over this micro-batch's tokens, times what they are of the mean micro-batch's.
+    const at::Tensor probability = layer.probability * (pooled.micro_batches / std::max(pooled.tokens, 1.0));
+    return (share * probability).sum() * static_cast<double>(layer.count.numel());
   });
 }
 
@@ -82,6 +93,10 @@ const std::vector<LossKind>& loss_kinds() {
        "weight of the balance of groups of experts, of which there are `devices`: Σ of mean E·f times Σ P",
        "Dai et al., ACL 2024", &LossConfig::device_balance,
        [](const StatsBook& book, const LossConfig& config) { return device_balance_loss(book, config.devices); }},
+      {"global_balance",
+       "weight of E · Σ f·P with f of all micro-batches so far and all ranks instead of one micro-batch",
+       "Qiu et al., 2025", &LossConfig::global_balance,
+       [](const StatsBook& book, const LossConfig&) { return global_balance_loss(book); }},
   };
   return kinds;
 }

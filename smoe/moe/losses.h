@@ -17,6 +17,7 @@ struct LossConfig {
   double z = 0;
   double entropy = 0;
   double device_balance = 0;
+  double global_balance = 0;
   int64_t devices = 1;
 
   void describe(Fields& fields);
@@ -41,6 +42,13 @@ at::Tensor entropy_loss(const StatsBook& book);
 /// group, P'_D the sum of its P_i (Dai et al., "DeepSeekMoE", ACL 2024, eq. 15 to 17). 1 a layer at balance, and always
 /// with one group. Throws UserError where `devices` does not divide the number of experts.
 at::Tensor device_balance_loss(const StatsBook& book, int64_t devices);
+
+/// The balance loss with f of the whole optimizer step instead of the micro-batch (Qiu et al., "Demons in the Detail",
+/// 2025): f̄_i from the assignments of all ranks in the micro-batches so far, P_i of this one. Its mean over the ranks is
+/// the balance loss of the pooled batch where there is one micro-batch a rank; of several, the earlier ones see what was
+/// counted until then (the paper's buffer), and the last one all. A micro-batch weighs by its valid tokens, as a multiple
+/// of the mean number of them so far, so that a mean over micro-batches is one over tokens.
+at::Tensor global_balance_loss(const StatsBook& book);
 
 /// A loss as the table of kinds lists it.
 struct LossKind {

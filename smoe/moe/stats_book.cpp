@@ -1,9 +1,12 @@
 #include "smoe/moe/stats_book.h"
 
 #include <ATen/core/grad_mode.h>
+#include <ATen/ops/cat.h>
 #include <ATen/ops/logsumexp.h>
 #include <ATen/ops/tensor.h>
 #include <ATen/ops/zeros.h>
+
+#include "smoe/base/error.h"
 
 namespace smoe {
 namespace {
@@ -117,6 +120,22 @@ std::vector<LayerStats> StatsBook::layers(const ProcessGroup& group) const {
     stats.tokens = scalars[2].item<double>();
   }
   return out;
+}
+
+PooledCount StatsBook::pooled(int64_t layer) const {
+  const auto found = records_.find(layer);
+  require(found != records_.end(), "layer ", layer, " has recorded nothing that could be pooled");
+  const std::map<int64_t, LayerStats>& micro_batches = found->second;
+  at::Tensor sums;  // counts, tokens, micro-batches: they travel together
+  for (const auto& [index, stats] : micro_batches) {
+    const at::Tensor own = at::cat({stats.count, at::tensor({stats.tokens, 1.0}, at::kDouble)});
+    sums = sums.defined() ? sums + own : own;
+  }
+  if (group_ != nullptr) group_->all_reduce_sum(sums);
+  const int64_t experts = sums.numel() - 2;
+  return {.count = sums.narrow(0, 0, experts),
+          .tokens = sums[experts].item<double>(),
+          .micro_batches = sums[experts + 1].item<double>()};
 }
 
 }  // namespace smoe

@@ -59,6 +59,13 @@ struct LayerTerms {
   std::map<std::string, Term> named;  ///< the router's own
 };
 
+/// What a step's assignments add up to so far, over its micro-batches and the ranks.
+struct PooledCount {
+  at::Tensor count;          ///< [E] double, on the CPU
+  double tokens = 0;         ///< valid ones
+  double micro_batches = 0;  ///< of all ranks
+};
+
 /// What a layer did in one forward, for whoever looks on while it is at hand.
 struct LayerView {
   int64_t layer = 0;
@@ -93,6 +100,13 @@ class StatsBook {
   void observe(LayerObserver observer) { observer_ = std::move(observer); }
   const LayerObserver& observer() const { return observer_; }
 
+  /// Names the ranks that pooled() adds up; without it, this one alone. The group is borrowed.
+  void share_among(const ProcessGroup& group) { group_ = &group; }
+
+  /// What layer `layer` was assigned in the micro-batches so far, over all ranks, which must ask alike. Throws UserError
+  /// where the layer has recorded nothing.
+  PooledCount pooled(int64_t layer) const;
+
   /// Takes what layer `layer`, which is no mixture, adds to the objective, by name; kept where the detail is kTerms.
   void record_terms(int64_t layer, std::map<std::string, Term> terms) {
     if (detail_ == Detail::kTerms) other_terms_[layer] = std::move(terms);
@@ -117,6 +131,7 @@ class StatsBook {
  private:
   Detail detail_;
   int64_t micro_batch_ = 0;
+  const ProcessGroup* group_ = nullptr;
   LayerObserver observer_;
   std::map<int64_t, std::map<int64_t, LayerStats>> records_;  // layer → micro-batch → sums
   std::map<int64_t, LayerTerms> terms_;                       // layer → terms of this micro-batch

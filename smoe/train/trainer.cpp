@@ -109,6 +109,7 @@ Pass Trainer::make_pass(int64_t micro_batch, int64_t k, StatsBook* book) const {
 Trainer::StepResult Trainer::train_step(StatsBook* book) {
   StatsBook own(StatsBook::Detail::kTerms);
   if (wants_statistics_ && book == nullptr) book = &own;
+  if (book != nullptr) book->share_among(group_);
   StepResult result;
   result.k = k_schedule_.k(step_);
   result.lr = learning_rate(recipe_.optimizer, step_, recipe_.train.steps);

@@ -3,6 +3,7 @@
 #include "smoe/moe/select.h"
 #include "tests/base/temp_folder.h"
 #include "tests/kernels/gradcheck.h"
+#include "tests/moe/fake_group.h"
 #include "tests/moe/routers/golden_case.h"
 
 namespace smoe {
@@ -108,6 +109,84 @@ TEST(Losses, PooledCountsMakeTheBalanceOfPartsThatOfTheWhole) {
     sum = sum + (all.count / all.count.sum() * terms.probability).sum() * 6;
   }
   EXPECT_NEAR(sum.item<double>() / golden::kTokens, golden::kBalance2[0], 1e-12);
+}
+
+/// Tokens first to first + count of the golden router's answer, with the gradient to its weight.
+Routing part_of(Router& router, int64_t first, int64_t count) {
+  return router.route(router_input(golden_tokens().narrow(0, first, count), {.k = 2}));
+}
+
+at::Tensor gradient_of(const at::Tensor& loss, Router& router) {
+  return torch::autograd::grad({loss}, {router.named_parameters()["weight"]})[0];
+}
+
+TEST(Losses, GlobalBalanceOfRanksIsTheBalanceOfThePooledBatch) {
+  const auto router = golden_router(router_config("learned", 6));
+  const at::Tensor whole = balance_loss(book_of({part_of(*router, 0, golden::kTokens)}));
+  const at::Tensor gradient = gradient_of(whole, *router);
+  for (const std::vector<int64_t>& sizes :
+       {std::vector<int64_t>{golden::kTokens}, {1, golden::kTokens - 1}, {2, 0, golden::kTokens - 3, 1}}) {
+    testing::FakeGroup group(std::ssize(sizes));
+    at::Tensor mean;
+    for (const bool sums : {false, true}) {
+      mean = torch::zeros({}, torch::kFloat64);
+      int64_t first = 0;
+      for (size_t rank = 0; rank < sizes.size(); ++rank) {
+        group.become(static_cast<int64_t>(rank), sums);
+        StatsBook book(StatsBook::Detail::kTerms);
+        book.share_among(group);
+        // Twice, as recomputed activations do.
+        for (int again = 0; again < 2; ++again) book.record(0, part_of(*router, first, sizes[rank]), 6, none(6), {});
+        mean = mean + global_balance_loss(book) / static_cast<double>(sizes.size());
+        first += sizes[rank];
+      }
+    }
+    EXPECT_NEAR(mean.item<double>(), golden::kBalance2[0], 1e-12) << sizes.size();
+    EXPECT_TRUE(torch::allclose(gradient_of(mean, *router), gradient, 1e-10, 1e-12)) << sizes.size();
+  }
+}
+
+TEST(Losses, GlobalBalanceOfMicroBatchesCountsUntilNow) {
+  const auto router = golden_router(router_config("learned", 6));
+  const int64_t half = golden::kTokens / 2;
+  StatsBook book(StatsBook::Detail::kTerms);
+  book.begin_micro_batch(0);
+  book.record(0, part_of(*router, 0, half), 6, none(6), {});
+  // Of the first micro-batch alone it is the balance loss, and so it is of each where there is one.
+  EXPECT_NEAR(global_balance_loss(book).item<double>(), balance_loss(book).item<double>(), 1e-12);
+  book.begin_micro_batch(1);
+  book.record(0, part_of(*router, half, golden::kTokens - half), 6, none(6), {});
+  // The last one's f is that of the whole step.
+  const LayerTerms all = book_of({part_of(*router, 0, golden::kTokens)}).terms().at(0), &last = book.terms().at(0);
+  const auto rest = static_cast<double>(golden::kTokens - half), mean = golden::kTokens / 2.0;
+  const at::Tensor want = 6 * (all.count / all.count.sum() * last.probability / rest).sum() * (rest / mean);
+  EXPECT_NEAR(global_balance_loss(book).item<double>(), want.item<double>(), 1e-12);
+  book.clear();  // a step begins
+  book.begin_micro_batch(0);
+  book.record(0, part_of(*router, half, 1), 6, none(6), {});
+  EXPECT_NEAR(global_balance_loss(book).item<double>(), balance_loss(book).item<double>(), 1e-12);
+}
+
+TEST(Losses, GlobalBalanceLetsAMicroBatchSpecialise) {
+  // Two micro-batches, each of one domain that has one expert: unbalanced by itself, balanced together.
+  const auto sure = [](int64_t expert) {
+    return torch::zeros({3, 2}, torch::kFloat64).index_fill(1, torch::tensor({expert}), 1.0);
+  };
+  StatsBook book(StatsBook::Detail::kTerms);
+  book.begin_micro_batch(0);
+  book.record(0, routing_of(sure(0), {0, 0, 0}), 2, none(2), {});
+  EXPECT_NEAR(global_balance_loss(book).item<double>(), 2, 1e-12);
+  book.begin_micro_batch(1);
+  book.record(0, routing_of(sure(1), {1, 1, 1}), 2, none(2), {});
+  EXPECT_NEAR(global_balance_loss(book).item<double>(), 1, 1e-12);
+  EXPECT_NEAR(balance_loss(book).item<double>(), 2, 1e-12);
+  // Padding counts neither in f nor in P nor in a micro-batch's weight.
+  StatsBook padded(StatsBook::Detail::kTerms);
+  padded.record(0, routing_of(sure(0), {0, 0, 1}), 2, none(2), torch::tensor({true, true, false}));
+  EXPECT_NEAR(global_balance_loss(padded).item<double>(), 2, 1e-12);
+  StatsBook empty(StatsBook::Detail::kTerms);
+  empty.record(0, routing_of(sure(0), {0, 0, 1}), 2, none(2), torch::zeros({3}, torch::kBool));
+  EXPECT_EQ(global_balance_loss(empty).item<double>(), 0);
 }
 
 TEST(Losses, AMicroBatchComputedTwiceCountsOnce) {

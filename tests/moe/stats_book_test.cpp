@@ -6,9 +6,13 @@
 #include <limits>
 
 #include "smoe/tensor/random_stream.h"
+#include "tests/base/temp_folder.h"
+#include "tests/moe/fake_group.h"
 
 namespace smoe {
 namespace {
+
+using testing::FakeGroup;
 
 constexpr int64_t kExperts = 4;
 
@@ -172,37 +176,6 @@ TEST(StatsBook, RecordsNoGraph) {
   EXPECT_FALSE(stats.probability.requires_grad());
 }
 
-/// One of `ranks` processes. They run one after the other: the first round notes what each hands in, call by call, the
-/// second returns the sums.
-class FakeGroup : public ProcessGroup {
- public:
-  explicit FakeGroup(int64_t ranks) : handed_in_(static_cast<size_t>(ranks)) {}
-  void become(int64_t rank, bool sums) {
-    rank_ = rank;
-    sums_ = sums;
-    call_ = 0;
-  }
-  int64_t rank() const override { return rank_; }
-  int64_t size() const override { return static_cast<int64_t>(handed_in_.size()); }
-  void all_reduce_sum(at::Tensor& values) const override {
-    auto& own = handed_in_[static_cast<size_t>(rank_)];
-    if (!sums_) {
-      own.push_back(values.clone());
-      return;
-    }
-    at::Tensor sum = torch::zeros_like(values);
-    for (const auto& of_rank : handed_in_) sum += of_rank.at(call_);
-    values.copy_(sum);
-    ++call_;
-  }
-
- private:
-  mutable std::vector<std::vector<at::Tensor>> handed_in_;
-  mutable size_t call_ = 0;
-  int64_t rank_ = 0;
-  bool sums_ = false;
-};
-
 TEST(StatsBook, RanksAddUpToTheWholeBatchOnEveryRank) {
   const Routing first = routing_of(30, 12), second = routing_of(30, 13);
   const std::pair<int64_t, int64_t> shares[] = {{0, 9}, {9, 1}, {10, 20}};
@@ -227,6 +200,41 @@ TEST(StatsBook, RanksAddUpToTheWholeBatchOnEveryRank) {
   }
   const ProcessGroup alone;
   expect_equal(books[0].layers(alone)[0], books[0].layers()[0]);
+}
+
+TEST(StatsBook, PooledCountsGrowWithTheMicroBatchesOfAllRanks) {
+  const Routing whole = routing_of(30, 14);
+  StatsBook books[2];
+  FakeGroup group(2);
+  // Rank 0 has tokens 0 to 6 and then 7 to 9, rank 1 has 10 to 13 and then 14 to 29.
+  const std::pair<int64_t, int64_t> parts[2][2] = {{{0, 7}, {7, 3}}, {{10, 4}, {14, 16}}};
+  std::vector<PooledCount> seen[2];
+  for (const bool sums : {false, true}) {
+    for (int64_t rank = 0; rank < 2; ++rank) {
+      StatsBook& book = books[rank];
+      book.clear();
+      group.become(rank, sums);
+      book.share_among(group);
+      for (int64_t i = 0; i < 2; ++i) {
+        book.begin_micro_batch(i);
+        const auto& [first, count] = parts[rank][i];
+        for (int again = 0; again < 2; ++again) book.record(5, rows(whole, first, count), kExperts, none(), {});
+        const PooledCount pooled = book.pooled(5);
+        if (sums) seen[rank].push_back(pooled);
+      }
+    }
+  }
+  for (int64_t rank = 0; rank < 2; ++rank) {
+    EXPECT_EQ(seen[rank][0].tokens, 11);
+    EXPECT_EQ(seen[rank][0].micro_batches, 2);
+    const LayerStats first = of_one_record(rows(whole, 0, 7)), other = of_one_record(rows(whole, 10, 4));
+    EXPECT_TRUE(torch::equal(seen[rank][0].count, first.count + other.count));
+    EXPECT_EQ(seen[rank][1].tokens, 30);
+    EXPECT_EQ(seen[rank][1].micro_batches, 4);
+    EXPECT_TRUE(torch::equal(seen[rank][1].count, of_one_record(whole).count));
+  }
+  const StatsBook nothing;
+  EXPECT_NE(message_of([&] { nothing.pooled(5); }).find("layer 5 has recorded nothing"), std::string::npos);
 }
 
 }  // namespace

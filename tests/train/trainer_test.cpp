@@ -81,6 +81,30 @@ TEST(Trainer, AccumulatedMicroBatchesGiveTheSameStep) {
   }
 }
 
+TEST(Trainer, GlobalBalanceIsTheBalanceOfWhatAStepHasSeen) {
+  TempFolder folder;
+  int runs = 0;
+  // The loss of the first step by name, and the norm of its gradient.
+  const auto first_step = [&](double LossConfig::* loss, int64_t accumulate) {
+    Recipe recipe = tiny_recipe(folder.path());
+    recipe.moe.router = "learned";
+    recipe.losses.*loss = 0.5;
+    recipe.train.accumulate = accumulate;
+    const auto trainer = start_training(recipe, folder.path() / std::to_string(runs++));
+    const Trainer::StepResult result = trainer->train_step(nullptr);
+    EXPECT_EQ(result.losses.size(), 1u);
+    return std::pair(result.losses.at(0).second, result.gradient_norm);
+  };
+  // One micro-batch: no more is seen than it.
+  const auto one = first_step(&LossConfig::balance, 1), pooled = first_step(&LossConfig::global_balance, 1);
+  EXPECT_NEAR(pooled.first, one.first, 1e-5);
+  EXPECT_NEAR(pooled.second, one.second, 1e-5 * one.second);
+  // Two: the first half of the step is the same, the second sees both.
+  const auto halves = first_step(&LossConfig::balance, 2), global = first_step(&LossConfig::global_balance, 2);
+  EXPECT_GT(std::abs(global.first - halves.first), 1e-5);
+  EXPECT_NE(global.second, halves.second);
+}
+
 TEST(Trainer, MetricsSayWhatTheRunDid) {
   TempFolder folder;
   const std::filesystem::path run = train(tiny_recipe(folder.path()), folder.path() / "run");
