@@ -6,6 +6,7 @@
 #include <optional>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include <nlohmann/json.hpp>
 
@@ -57,6 +58,17 @@ class JsonObject {
     const nlohmann::json& value = get(key);
     require(value.is_array(), where_, ": \"", key, "\" must be an array");
     return value;
+  }
+
+  /// The members of an object of integers of at least 0, by their names.
+  std::vector<std::pair<std::string, int64_t>> integers(const char* key) const {
+    const JsonObject inner = object(key);
+    std::vector<std::pair<std::string, int64_t>> values;
+    for (const auto& member : inner.json_.items()) {
+      require(is_count(member.value()), inner.where_, ": must hold integers of at least 0");
+      values.emplace_back(member.key(), member.value().get<int64_t>());
+    }
+    return values;
   }
 
   JsonObject object(const char* key) const { return {get(key), concat(where_, ": \"", key, "\"")}; }

@@ -76,17 +76,19 @@ Json heat_maps(const std::vector<StepLine>& lines, size_t columns) {
   return {{"step", routing.step}, {"layers", routing.load}};
 }
 
-/// The evaluations of the training itself, a series for each k.
+/// The evaluations of the training itself, a series for each k, and for each of the averaged weights.
 Json validation(const std::vector<ValidLine>& lines) {
-  std::map<std::optional<int64_t>, size_t> place;  // in `series`, which are in the order of their first lines
+  std::map<std::pair<bool, std::optional<int64_t>>, size_t>
+      place;  // in `series`, which are in the order of their first lines
   std::vector<std::vector<ValidLine>> series;
   for (const ValidLine& line : lines) {
-    const auto [found, is_new] = place.try_emplace(line.k, series.size());
+    const auto [found, is_new] = place.try_emplace({line.averaged, line.k}, series.size());
     if (is_new) series.emplace_back();
     series[found->second].push_back(line);
   }
   return column(series, [](const std::vector<ValidLine>& own) {
     return Json{{"k", or_null(own[0].k)},
+                {"averaged", own[0].averaged},
                 {"step", column(own, [](const ValidLine& line) { return line.step; })},
                 {"nll", column(own, [](const ValidLine& line) { return finite(line.nll); })},
                 {"bpc", column(own, [](const ValidLine& line) { return finite(line.bpc); })}};
@@ -161,6 +163,8 @@ Json timing(const std::vector<TimingLine>& all, const std::vector<StepLine>& sho
 
 Json run_json(const RunRecord& run, const std::string& name, const ReportLimits& limits) {
   const std::vector<StepLine> shown = thinned(run.steps, limits.lines);
+  Json frozen = Json::object();
+  for (const auto& [part, step] : run.frozen) frozen[part] = step;
   return {{"name", name},
           {"path", run.path.string()},
           {"step", run.step()},
@@ -171,6 +175,7 @@ Json run_json(const RunRecord& run, const std::string& name, const ReportLimits&
           {"training", training(shown)},
           {"load", heat_maps(run.steps, limits.columns)},
           {"valid", validation(run.valid)},
+          {"frozen", frozen},
           {"timing", timing(run.timing, shown)},
           {"evaluations", evaluations(run.evaluations)},
           {"checkpoints",

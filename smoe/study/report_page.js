@@ -4,7 +4,7 @@ const report = JSON.parse(byId("data").textContent);
 const several = report.runs.length > 1;
 report.runs.forEach((run, i) => { run.color = runColor(i); });
 
-const kValidDashes = [[8, 4], [2, 3]];
+const kValidDashes = [[8, 4], [2, 3]], kAveragedDashes = [[12, 2, 2, 2], [6, 2, 2, 2]];
 const named = (run, what) => (several ? `${run.name}: ${what}` : what);
 const shownRuns = () => report.runs.filter((run) => !state.hidden.includes(run.path));
 const experts = (run) => Number(run.recipe.find(([key]) => key === "moe.experts")?.[1]);
@@ -28,8 +28,10 @@ function trainingSeries(key, what) {
 function lossSeries() {
   return shownRuns().flatMap((run) => [
     { label: named(run, "training"), color: run.color, x: xOf(run, run.training.step), y: run.training[state.unit], thin: true },
-    ...run.valid.map((valid, i) => ({ label: named(run, valid.k === null ? "valid" : `valid, k = ${valid.k}`), color: run.color,
-      x: xOf(run, valid.step), y: state.unit === "bpc" ? valid.bpc : valid.nll, dash: kValidDashes[Math.min(i, 1)] })),
+    ...[false, true].flatMap((averaged) => run.valid.filter((valid) => valid.averaged === averaged).map((valid, i) => ({
+      label: named(run, `valid${averaged ? ", averaged weights" : ""}${valid.k === null ? "" : `, k = ${valid.k}`}`), color: run.color,
+      x: xOf(run, valid.step), y: state.unit === "bpc" ? valid.bpc : valid.nll,
+      dash: (averaged ? kAveragedDashes : kValidDashes)[Math.min(i, 1)] }))),
   ]);
 }
 
@@ -47,7 +49,9 @@ function trainingSection() {
   const notes = shownRuns().map((run) => (run.lines === 0
     ? element("p", { class: "missing" }, `${run.name} has logged nothing yet.`)
     : run.shown < run.lines ? element("p", {}, `${run.name}: ${run.shown} of ${run.lines} logged lines are drawn, every peak among them.`) : null));
-  return [notes, element("div", { class: "charts" }, drawn)];
+  const frozen = shownRuns().map((run) => [run, Object.entries(run.frozen).sort((a, b) => a[1] - b[1])]).filter(([, parts]) => parts.length > 0).map(([run, parts]) => (
+    element("p", { class: "frozen" }, `${run.name}: ${parts.map(([part, step]) => `${part} frozen from step ${step}`).join(", ")}.`)));
+  return [notes, frozen, element("div", { class: "charts" }, drawn)];
 }
 
 // ---- What each k is worth

@@ -66,20 +66,21 @@ void require_follows(const StepLine& before, const StepLine& line, const std::st
 }
 
 void read_metrics(const std::filesystem::path& path, RunRecord& run) {
-  std::map<std::optional<int64_t>, int64_t> last_valid;  // k → step
+  std::map<std::pair<bool, std::optional<int64_t>>, int64_t> last_valid;  // averaged, k → step
   for_each_line(path, [&](const JsonObject& object) {
     if (!object.has("split")) {
       StepLine line = read_step_line(object);
       if (!run.steps.empty()) require_follows(run.steps.back(), line, object.where());
       run.steps.push_back(std::move(line));
+      if (object.has("frozen")) run.frozen = object.integers("frozen");
       return;
     }
-    if (object.text("split") == "valid_average") return;  // of the mean of the weights, not of this step's
     ValidLine line{.step = object.integer("step"),
                    .k = object.optional_integer("k"),
+                   .averaged = object.text("split") == "valid_average",
                    .nll = object.number("nll"),
                    .bpc = object.number("bpc")};
-    const auto [last, is_first] = last_valid.try_emplace(line.k, line.step);
+    const auto [last, is_first] = last_valid.try_emplace({line.averaged, line.k}, line.step);
     // small_k may be all experts, and then there are two such lines at each step, which say the same.
     if (!is_first && line.step == last->second) return;
     require(is_first || line.step > last->second, object.where(), ": step ", line.step, " does not come after step ",

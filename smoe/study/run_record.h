@@ -33,6 +33,7 @@ struct StepLine {
 struct ValidLine {
   int64_t step = 0;
   std::optional<int64_t> k;
+  bool averaged = false;  ///< of the mean of the weights so far, not of this step's
   double nll = 0, bpc = 0;
 };
 
@@ -68,6 +69,7 @@ struct RunRecord {
   std::vector<ValidLine> valid;
   std::vector<TimingLine> timing;
   std::vector<Evaluation> evaluations;
+  std::vector<std::pair<std::string, int64_t>> frozen;  ///< parts that are by the last line, and since which step
 
   /// The step of the last line, 0 before the first.
   int64_t step() const { return steps.empty() ? 0 : steps.back().step; }

@@ -26,7 +26,8 @@ class TwoRuns(tool.ToolTest):
     @classmethod
     def setUpClass(cls):
         cls.shared = cls.make_folder()
-        for name, args in (("run", []), ("dense <b>&amp;", sets(model__moe_layers='"none"', train__steps=20))):
+        changes = sets(freeze__experts=0.5, average__start=0.5)
+        for name, args in (("run", changes), ("dense <b>&amp;", sets(model__moe_layers='"none"', train__steps=20))):
             done = cls.call("train", "tiny.toml", "--data", "text.txt", "--out", name, *args, folder=cls.shared)
             assert done.returncode == 0, done.stderr
             done = cls.call("eval", name, *([] if "dense" in name else ["--k", "all"]), folder=cls.shared)
@@ -49,7 +50,11 @@ class Report(TwoRuns):
             for key in ("step", "tokens", "loss", "bpc", "k", "lr", "grad_norm"):
                 self.assertEqual(record["training"][key], [line[key] for line in steps], key)
             for series in record["valid"]:
-                self.assertEqual(series["bpc"], [line["bpc"] for line in valid if line["k"] == series["k"]])
+                split = "valid_average" if series["averaged"] else "valid"
+                own = [line["bpc"] for line in valid if line["split"] == split and line["k"] == series["k"]]
+                self.assertEqual(series["bpc"], own)
+            self.assertEqual({series["averaged"] for series in record["valid"]}, {False, True} if name == "run" else {False})
+            self.assertEqual(record["frozen"], steps[-1].get("frozen", {}))
             loads = [[line["layers"][layer]["load"] for line in steps] for layer in range(len(record["load"]["layers"]))]
             for layer, columns in enumerate(record["load"]["layers"]):
                 for shown, logged in zip(columns, loads[layer], strict=True):
@@ -134,7 +139,11 @@ class ReportInABrowser(Browsing, TwoRuns):
         steps, valid = metrics(self.folder / "run")
         rows = self.rows(dom, "Bits per token")
         self.assert_near(self.column(rows, "run: training"), [line["bpc"] for line in steps])
-        self.assert_near(self.column(rows, "run: valid, k = 4"), [line["bpc"] for line in valid if line["k"] == 4])
+        self.assert_near(self.column(rows, "run: valid, k = 4"), [line["bpc"] for line in valid if line["k"] == 4 and line["split"] == "valid"])
+        self.assert_near(self.column(rows, "run: valid, averaged weights, k = 4"),
+                         [line["bpc"] for line in valid if line["k"] == 4 and line["split"] == "valid_average"])
+        frozen = metrics(self.folder / "run")[0][-1]["frozen"]["experts"]
+        self.assertIn(f"run: experts frozen from step {frozen}.", dom)
         self.assert_near(self.column(self.rows(dom, "Active experts k"), "run: k"), [line["k"] for line in steps])
         self.assert_near(self.column(self.rows(dom, "Gradient norm"), "run: gradient norm"), [line["grad_norm"] for line in steps])
         evaluated = page_data((self.folder / "both.html").read_text())["runs"][0]["evaluations"][0]["rows"]

@@ -75,9 +75,22 @@ TEST_F(Run, NumbersInAreNumbersOut) {
 TEST_F(Run, EvaluationsOfAveragedWeightsAreNotThoseOfTheWeights) {
   const std::string lines = step_line(5) + valid_line(5, 4) + valid_line(5, 2);
   put("metrics.jsonl", lines);
-  const Json without = report_data({read()});
-  put("metrics.jsonl", lines + valid_line(5, 4, "valid_average") + valid_line(5, 2, "valid_average"));
-  EXPECT_EQ(report_data({read()}), without);
+  const Json without = report_data({read()})["runs"][0]["valid"];
+  ASSERT_EQ(without.size(), 2u);
+  put("metrics.jsonl", lines + valid_line(5, 4, "valid_average") + valid_line(5, 4, "valid_average"));
+  const Json with = report_data({read()})["runs"][0]["valid"];
+  ASSERT_EQ(with.size(), 3u);
+  for (size_t i = 0; i < 2; ++i) EXPECT_EQ(with[i], without[i]);
+  const Json expected{{"k", 4}, {"averaged", true}, {"step", {5}}, {"nll", {1.5}}, {"bpc", {2.164}}};
+  EXPECT_EQ(with[2], expected);
+}
+
+TEST_F(Run, TellsWhatIsFrozen) {
+  EXPECT_EQ(report_data({read()})["runs"][0]["frozen"], Json::object());
+  std::string line = step_line(15);
+  line.insert(line.rfind('}'), R"(,"frozen":{"router":6,"experts":11})");
+  put("metrics.jsonl", step_line(5) + line);
+  EXPECT_EQ(report_data({read()})["runs"][0]["frozen"], Json({{"experts", 11}, {"router", 6}}));
 }
 
 TEST_F(Run, ALineThatIsBeingWrittenIsLeftOut) {
@@ -114,6 +127,8 @@ TEST_F(Run, BrokenLinesAreRefusedByName) {
       {without("[{\"load\"", "[1,{\"load\""), "is not a JSON object"},
       {one + one, "metrics.jsonl:2: step 5 does not come after step 5"},
       {one + valid_line(5, 4) + valid_line(3, 4), "metrics.jsonl:3: step 3 does not come after step 5"},
+      {R"({"frozen":{"router":-1},)" + one.substr(1), "metrics.jsonl:1: \"frozen\": must hold integers of at least 0"},
+      {R"({"frozen":[1],)" + one.substr(1), "metrics.jsonl:1: \"frozen\": is not a JSON object"},
   };
   for (const auto& [text, message] : cases) {
     put("metrics.jsonl", text);
