@@ -40,7 +40,7 @@ std::vector<std::optional<double>> parse_dials(const std::string& text) {
     const auto [stop, error] = std::from_chars(text.data() + begin, text.data() + end, value);
     require(error == std::errc() && stop == text.data() + end && std::isfinite(value), "--dial: '",
             text.substr(begin, end - begin), "' is not a number; --dial takes numbers with commas between them");
-    values.push_back(value);
+    values.emplace_back(value);
     begin = end + 1;
   }
   return values;

@@ -82,7 +82,7 @@ struct Table {
 };
 
 const std::vector<Table>& tables() {
-  static const std::vector<Table> all = {
+  static const std::vector<Table> kAll = {
       {"routers", "moe.router", list_routers},
       {"experts", "moe.expert_kind", list_experts},
       {"models", "model.kind", [] { return list_named(model_kinds()); }},
@@ -90,7 +90,7 @@ const std::vector<Table>& tables() {
       {"losses", "losses.NAME", list_losses},
       {"objectives", "objective.kind", [] { return list_named(objective_kinds()); }},
   };
-  return all;
+  return kAll;
 }
 
 /// "moe.top_p.threshold = 0.4" and so on.

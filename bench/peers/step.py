@@ -20,6 +20,7 @@ import tomllib
 import common
 
 RECIPE = common.SOURCE / "recipes" / "table1" / "smoe_dropout.toml"
+CHANGE = r"(\w+)\.([\w.]+)=(.+)"  # of --set
 # The paper's model in a batch for a CPU; its evaluation in the lengths of training.
 SETS = ["train.batch=4", "train.eval_batch=4", "train.eval_segment=512"]
 OURS = "smoe"
@@ -52,6 +53,9 @@ def parse_arguments():
     unknown = set(arguments.names) - {OURS, *PEERS}
     if unknown:
         parser.error(f"--only: {', '.join(sorted(unknown))} is none of {', '.join([OURS, *PEERS])}")
+    for change in arguments.set:
+        if not re.fullmatch(CHANGE, change):
+            parser.error(f"--set takes TABLE.KEY=VALUE, not '{change}'")
     arguments.recipe = str(pathlib.Path(arguments.recipe).resolve())
     arguments.changes = (SETS if arguments.recipe == str(RECIPE) else []) + arguments.set
     arguments.sets = [part for change in arguments.changes for part in ("--set", change)]
@@ -81,7 +85,7 @@ def resolved(arguments):
         sys.exit(listed.stderr.strip())
     recipe = {}
     lines = re.findall(r'^(\w+)\.(\w+) +("(?:[^"\\]|\\.)*"|\[[^]]*\]|\S+)', listed.stdout, re.MULTILINE)
-    for table, key, value in lines + [re.split(r"[.=]", change, maxsplit=2) for change in arguments.changes]:
+    for table, key, value in lines + [re.fullmatch(CHANGE, change).groups() for change in arguments.changes]:
         recipe.setdefault(table, {})[key] = toml_value(value)
     needed = {"model.kind": "transformer_xl", "model.moe_layers": "all", "model.attention_dropout": 0.0,
               "moe.expert_kind": "ffn", "moe.activation": "relu", "moe.shared_experts": 0,

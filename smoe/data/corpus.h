@@ -53,7 +53,11 @@ class TokenSequence {
  public:
   /// `source` names the text in messages ("data/x.txt, valid").
   TokenSequence(Bytes text, const ByteVocabulary& vocabulary, const std::string& source);
-  TokenSequence(TokenSequence&&) = default;  // not copied: a copy would look into the first one's ids
+  ~TokenSequence() = default;
+  TokenSequence(TokenSequence&&) = default;
+  TokenSequence& operator=(TokenSequence&&) = default;
+  TokenSequence(const TokenSequence&) = delete;  // a copy would look into the first one's ids
+  TokenSequence& operator=(const TokenSequence&) = delete;
 
   int64_t size() const { return static_cast<int64_t>(ids_.size()); }
   const uint8_t* data() const { return ids_.data(); }

@@ -94,8 +94,8 @@ ExpertLoads expert_loads(LanguageModel& model, const TokenSequence& text, const 
 ExpertIds choose_by_load(const ExpertLoads& loads, int64_t keep) {
   ExpertIds kept;
   for (const std::vector<double>& load : loads) {
-    require(keep >= 1 && keep <= static_cast<int64_t>(load.size()), "experts to keep must be between 1 and ",
-            load.size(), ", got ", keep);
+    require(keep >= 1 && std::cmp_less_equal(keep, load.size()), "experts to keep must be between 1 and ", load.size(),
+            ", got ", keep);
     std::vector<int64_t> ids(load.size());
     std::iota(ids.begin(), ids.end(), 0);
     std::stable_sort(ids.begin(), ids.end(),

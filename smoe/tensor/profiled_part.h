@@ -14,6 +14,7 @@ class ProfiledPart {
   explicit ProfiledPart(const char* name) : record_(at::RecordScope::USER_SCOPE) {
     if (record_.isActive()) record_.before(name, static_cast<int64_t>(at::sequence_number::peek()));
   }
+  ~ProfiledPart() = default;
   ProfiledPart(const ProfiledPart&) = delete;
   ProfiledPart& operator=(const ProfiledPart&) = delete;
 

@@ -23,7 +23,7 @@ class RandomStream {
   /// The stream of a named part ("layers.0.moe.router.weight") of this one.
   RandomStream at(std::string_view name) const;
   /// The stream of a numbered part (a layer, a step) of this one.
-  RandomStream at(uint64_t index) const { return RandomStream(derive_key(key_, index), has_values_); }
+  RandomStream at(uint64_t index) const { return {derive_key(key_, index), has_values_}; }
 
   uint64_t key() const { return key_; }
 

@@ -219,6 +219,13 @@ class Step(BenchTest):
                          ["tiny.toml", 4, "fp32", 2, "auto"])
         self.assertNotIn("profile", result)
 
+    def test_memory_is_not_that_of_who_started_it(self):
+        # A process that becomes the tool: what it had before does not count.
+        code = "import os, sys; large = b'x' * (700 << 20); os.execv(sys.argv[1], sys.argv[1:])"
+        done = subprocess.run([sys.executable, "-c", code, tool.binary(), "bench", "step", "tiny.toml", "--repeat", "2", "--json"],
+                              cwd=self.folder, capture_output=True, env=self.environment(), check=True)
+        self.assertLess(json.loads(done.stdout)["peak_rss_bytes"], 700 << 20)
+
     def test_all_is_trained_at_e(self):
         result = self.bench("step", "tiny.toml", "--k", "all", "--dtype", "bf16")
         self.check(result, [1, 2, 3, 4])

@@ -43,7 +43,7 @@ class EveryRouter : public ::testing::TestWithParam<std::string> {
   bool dial_is_k() const { return traits().dial == Dial::kK; }
   /// A router that is not in the lowest mixture.
   std::shared_ptr<Router> router(int64_t experts, uint64_t seed = 9) const {
-    return make_router(router_config(GetParam(), experts), seed, RouterPlace(kRouterWidth, /*below=*/1));
+    return make_router(router_config(GetParam(), experts), seed, RouterPlace(kRouterWidth, /*mixtures_below=*/1));
   }
   /// router_input, with what a router of the mixture below made of other tokens where the kind goes by that.
   RouteInput input_of(const at::Tensor& x, const DialValue& value, int64_t experts) const {

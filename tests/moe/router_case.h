@@ -35,8 +35,8 @@ inline MoeConfig router_config(const std::string& kind, int64_t experts) {
 
 /// A kind of the table, or the example.
 inline const RouterKind& router_kind(const std::string& name) {
-  static const RouterKind example = cycle_kind();
-  return name == example.name ? example : find_router_kind(name);
+  static const RouterKind kExample = cycle_kind();
+  return name == kExample.name ? kExample : find_router_kind(name);
 }
 
 inline std::shared_ptr<Router> make_router(const MoeConfig& config, uint64_t seed = 9,

@@ -114,6 +114,13 @@ class Step(PeersTest):
         self.assertEqual(done.returncode, 1)
         self.assertEqual(done.stderr.strip(), 'the PyTorch model has only moe.activation = "relu", not "gelu"')
 
+    def test_a_change_that_is_none(self):
+        for change in ("train", "train.batch", "batch=3", "=", "train.batch="):
+            done = self.call("step.py", "--set", change, "--check")
+            self.assertEqual(done.returncode, 2, change)
+            self.assertEqual(done.stderr.splitlines()[-1].split("error: ")[1],
+                             f"--set takes TABLE.KEY=VALUE, not '{change}'")
+
 
 if __name__ == "__main__":
     unittest.main()
