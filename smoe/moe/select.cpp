@@ -6,6 +6,7 @@
 #include <ATen/ops/sort.h>
 #include <ATen/ops/topk.h>
 
+#include <algorithm>
 #include <limits>
 
 #include "smoe/base/error.h"
@@ -46,6 +47,14 @@ Selection select_top_p(const Probabilities& probabilities, double threshold) {
   const at::Tensor slot = at::arange(score.size(1), expert.options());
   const at::Tensor taken = before.lt(threshold).logical_or(slot.eq(0));
   const int64_t most = score.size(0) == 0 ? 1 : taken.sum(-1).max().item<int64_t>();
+  const at::Tensor ids = expert.to(at::kInt).masked_fill(taken.logical_not(), -1);
+  return {ids.narrow(1, 0, most), score.narrow(1, 0, most)};
+}
+
+Selection select_above(const at::Tensor& scores, double threshold) {
+  const auto [score, expert] = at::sort(scores, /*stable=*/true, /*dim=*/-1, /*descending=*/true);
+  const at::Tensor taken = score.detach().le(threshold).logical_not();
+  const int64_t most = score.size(0) == 0 ? 1 : std::max<int64_t>(1, taken.sum(-1).max().item<int64_t>());
   const at::Tensor ids = expert.to(at::kInt).masked_fill(taken.logical_not(), -1);
   return {ids.narrow(1, 0, most), score.narrow(1, 0, most)};
 }

@@ -23,6 +23,10 @@ Selection select_top_k(const at::Tensor& scores, const ActiveK& k);
 /// at 1 all of them, whatever rounding makes of the sum. K is the most that any token takes (Huang et al., ACL 2024).
 Selection select_top_p(const Probabilities& probabilities, double threshold);
 
+/// Select: the experts whose scores are above `threshold`, in falling order; scores [T, E]. K is the most that any token
+/// takes, at least 1; a token may take none. A NaN is above everything, so that it is not lost.
+Selection select_above(const at::Tensor& scores, double threshold);
+
 /// The scores [T, E] of experts that were selected by something else, expert int32 [T, K]. [T, K]
 Selection with_scores(const at::Tensor& expert, const at::Tensor& scores);
 

@@ -8,6 +8,7 @@ Weights are written dense, [T, E] row by row, with 0 where a token does not take
 does not matter.
 """
 
+import itertools
 import pathlib
 import sys
 
@@ -174,6 +175,57 @@ def rmoe(k):
     return shares(np.exp(logits) * top_k(logits, k)), state
 
 
+def smooth_step(t, gamma):
+    middle = -2 * t**3 / gamma**3 + 3 * t / (2 * gamma) + 0.5
+    return np.where(t <= -gamma / 2, 0, np.where(t >= gamma / 2, 1, middle))
+
+
+def leaves(s):
+    """Splits [T, R, E - 1] to the probabilities of leaves, each along its path from the root."""
+    v = np.ones((T, s.shape[1], E))
+    for leaf in range(E):
+        node = E - 1 + leaf
+        while node > 0:
+            parent = (node - 1) // 2
+            v[:, :, leaf] *= s[:, :, parent] if node == 2 * parent + 1 else 1 - s[:, :, parent]
+            node = parent
+    return v
+
+
+def comet(gamma, order=None):
+    """Two trees; `order` are permutations [2, E, E]. Weights and the leaves' entropy."""
+    splits = wave(2 * (E - 1) * D, 0.9, 0.4, 0.8).reshape(-1, D)
+    of_leaf = wave(2 * E * D, 1.1, 0.7, 1.2).reshape(-1, D)
+    v = leaves(smooth_step((x @ splits.T + wave(2 * (E - 1), 1, 0.3, 0.2)).reshape(T, 2, E - 1), gamma))
+    a = (x @ of_leaf.T + wave(2 * E, 1, 0.6, 0.5)).reshape(T, 2, E)
+    with np.errstate(divide="ignore"):
+        share = softmax((a + np.log(v)).reshape(T, -1)).reshape(T, 2, E)
+    if order is not None:
+        share = np.einsum("tre,ref->trf", share, order)
+    entropy = float((-v * np.log(v + 1e-6)).sum((1, 2)).mean())
+    return shares(share.sum(1)), entropy
+
+
+def orders():
+    """Scores of permutations, and the best ones among all 720, as matrices."""
+    scores = wave(2 * E * E, 2.3, 0.1, 0.7).reshape(2, E, E)
+    every = [list(order) for order in itertools.permutations(range(E))]
+    best = [max(every, key=lambda order, s=s: s[range(E), order].sum()) for s in scores]
+    return scores, np.stack([np.eye(E)[order] for order in best])
+
+
+def sinkhorn(scores, temperature, rounds):
+    soft = np.exp(scores / temperature)
+    for _ in range(rounds):
+        soft = soft / soft.sum(2, keepdims=True)
+        soft = soft / soft.sum(1, keepdims=True)
+    return soft
+
+
+def permutation_entropy(soft):
+    return float((-soft * np.log(soft + 1e-6)).sum((1, 2)).mean())
+
+
 def numbers():
     p, s = softmax(z), sigmoid(z)
     two, three = top_k(z, 2), top_k(z, 3)
@@ -209,6 +261,11 @@ def numbers():
         "MoePpState": moe_pp(2)[3],
         "Rmoe2": rmoe(2)[0],
         "RmoeState": rmoe(2)[1],
+        "Comet": comet(1)[0],
+        "CometSaturation": np.array([comet(1)[1]]),
+        "CometPermuted": comet(1, orders()[1])[0],
+        "CometSoft": comet(1, sinkhorn(orders()[0], 0.5, 20))[0],
+        "CometSoftEntropy": np.array([permutation_entropy(sinkhorn(orders()[0], 0.5, 20))]),
         "Hash2": hashed(0x0000ABCDEF123456, range(T), 2),
         "Balance2": np.array([balance(two, p)]),
         "DeviceBalance3": np.array([device_balance(two, p, 3)]),

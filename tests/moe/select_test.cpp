@@ -47,6 +47,18 @@ TEST(Select, TakesTheLargestInFallingOrderAtEveryK) {
   EXPECT_TRUE(torch::equal(softmax_over_selected(select_top_k(scores, 1)), torch::ones({40, 1}, torch::kFloat64)));
 }
 
+TEST(Select, TakesWhatIsAboveAThreshold) {
+  const at::Tensor scores = torch::tensor({{0.0, 0.2, 0.0}, {0.5, 0.1, 0.4}, {0.0, 0.0, 0.0}}, torch::kFloat64);
+  const Selection above = select_above(scores, 0);
+  EXPECT_TRUE(torch::equal(above.expert, torch::tensor({{1, -1, -1}, {0, 2, 1}, {-1, -1, -1}}, torch::kInt32)));
+  EXPECT_TRUE(torch::equal(weigh_by_score(above).sum(-1), scores.sum(-1)));
+  EXPECT_TRUE(torch::equal(select_above(scores, 0.4).expert, torch::tensor({{-1}, {0}, {-1}}, torch::kInt32)));
+  EXPECT_EQ(select_above(scores, 1).expert.sizes(), at::IntArrayRef({3, 1}));
+  EXPECT_EQ(select_above(scores.narrow(0, 0, 0), 0).expert.sizes(), at::IntArrayRef({0, 1}));
+  const at::Tensor bad = torch::tensor({{0.1, std::nan("")}}, torch::kFloat64);
+  EXPECT_EQ(select_above(bad, 0.5).expert.ge(0).sum().item<int64_t>(), 1);
+}
+
 TEST(Select, KPerTokenEqualsUniformKRowByRow) {
   const at::Tensor scores = scores_of(60, 5, 2);
   const at::Tensor k = torch::arange(60).remainder(6).to(torch::kInt32);  // 0 … 5

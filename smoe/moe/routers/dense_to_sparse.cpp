@@ -9,13 +9,13 @@
 // have had. k' is one number for all tokens of a layer and a micro-batch, so in training a token's routing depends on the
 // others by that much. Noise is −ln(1e-10 − ln(u + 1e-10)), u uniform. Losses see W x and softmax(W x).
 // x [T, D] → expert, weight [T, K].
-#include <ATen/ops/arange.h>
 #include <ATen/ops/softmax.h>
 #include <ATen/ops/where.h>
 
 #include <algorithm>
 
 #include "smoe/base/error.h"
+#include "smoe/moe/routers/gumbel.h"
 #include "smoe/moe/routers/kinds.h"
 #include "smoe/moe/routers/linear_router.h"
 #include "smoe/moe/select.h"
@@ -43,7 +43,8 @@ class DenseToSparseRouter : public LinearRouter {
     Selection selection;
     at::Tensor weight;
     if (input.training) {
-      const at::Tensor noisy = at::softmax((logits.value + gumbel(input, logits.value)) / temperature(input), -1);
+      const at::Tensor noisy =
+          at::softmax((logits.value + gumbel_like(logits.value, input.random.at("gumbel"))) / temperature(input), -1);
       selection = select_top_k(noisy, at_least(input.k, layer_k(noisy.detach(), input.batch.valid)));
       weight = weigh_by_score(selection);
     } else {
@@ -59,13 +60,6 @@ class DenseToSparseRouter : public LinearRouter {
   double temperature(const RouteInput& input) const {
     const double p = std::clamp(input.progress, 0.0, 1.0);
     return settings_.max_temperature + p * (settings_.min_temperature - settings_.max_temperature);
-  }
-
-  /// Noise for each of the scores [T, E].
-  static at::Tensor gumbel(const RouteInput& input, const at::Tensor& scores) {
-    const at::Tensor rows = at::arange(scores.size(0), scores.options().dtype(at::kLong).requires_grad(false));
-    const at::Tensor u = input.random.at("gumbel").uniform_rows(rows, scores.size(1)).to(at::kDouble);
-    return (-(1e-10 - (u + 1e-10).log()).log()).to(scores.scalar_type());
   }
 
   /// How many experts a token gives more than the threshold, the mean over the valid ones without its fraction.

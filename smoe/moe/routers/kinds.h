@@ -20,5 +20,6 @@ RouterKind dense_to_sparse_kind();  // dense_to_sparse.cpp
 RouterKind adamoe_kind();           // adamoe.cpp
 RouterKind moe_pp_kind();           // moe_pp.cpp
 RouterKind rmoe_kind();             // rmoe.cpp
+RouterKind comet_kind();            // comet.cpp
 
 }  // namespace smoe

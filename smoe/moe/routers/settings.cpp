@@ -99,6 +99,28 @@ void RmoeSettings::describe(Fields& fields) {
   fields.add("detach", &detach, "whether the gradient stops at the state of the mixture below (the paper's ablation)");
 }
 
+void CometSettings::describe(Fields& fields) {
+  fields.add("trees", &trees, "trees of a layer: as many experts a token takes at most, once all splits are saturated",
+             at_least(1));
+  fields.add("gamma", &gamma, "width of the smooth-step: a split is saturated at gamma/2 on either side of 0",
+             above(0));
+  fields.add("saturation", &saturation, "weight of the entropy of the trees' leaves, which drives splits to saturation",
+             at_least(0));
+  fields.add(
+      "permutation", &permutation,
+      "which expert is at which leaf: the one of its number, or what is learned, by one permutation for all trees "
+      "or one for each (COMET+)",
+      one_of({"none", "shared", "per_tree"}));
+  fields.add("permutation_until", &permutation_until,
+             "share of the training in which permutations are learned; after it they stay as they are", between(0, 1));
+  fields.add("max_temperature", &max_temperature, "temperature of the soft permutations at first", above(0));
+  fields.add("min_temperature", &min_temperature, "the same at last; between them its logarithm falls evenly",
+             above(0));
+  fields.add("noise", &noise, "Gumbel noise on what soft permutations are made of, times this", at_least(0));
+  fields.add("permutation_entropy", &permutation_entropy, "weight of the entropy of the soft permutations",
+             at_least(0));
+}
+
 void RouterSettings::describe(Fields& fields, const std::string& chosen) {
   fields.kind_table("learned", chosen, learned);
   fields.kind_table("switch", chosen, switch_transformer);
@@ -114,6 +136,7 @@ void RouterSettings::describe(Fields& fields, const std::string& chosen) {
   fields.kind_table("adamoe", chosen, adamoe);
   fields.kind_table("moe_pp", chosen, moe_pp);
   fields.kind_table("rmoe", chosen, rmoe);
+  fields.kind_table("comet", chosen, comet);
 }
 
 }  // namespace smoe

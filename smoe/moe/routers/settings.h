@@ -113,6 +113,21 @@ struct RmoeSettings {
   void describe(Fields& fields);
 };
 
+/// The table [moe.comet].
+struct CometSettings {
+  int64_t trees = 2;
+  double gamma = 1;
+  double saturation = 0.1;
+  std::string permutation = "none";
+  double permutation_until = 0.1;
+  double max_temperature = 1e-3;
+  double min_temperature = 1e-7;
+  double noise = 0;
+  double permutation_entropy = 2e-4;
+
+  void describe(Fields& fields);
+};
+
 /// The table [moe.thor].
 struct ThorSettings {
   std::string unit = "batch";
@@ -138,6 +153,7 @@ struct RouterSettings {
   AdamoeSettings adamoe;
   MoePpSettings moe_pp;
   RmoeSettings rmoe;
+  CometSettings comet;
 
   /// Adds a table for each kind; `chosen` is the place of the field moe.router.
   void describe(Fields& fields, const std::string& chosen);
