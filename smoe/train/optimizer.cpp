@@ -149,6 +149,19 @@ void TrainOptimizer::forget(const std::vector<std::string>& names) {
   }
 }
 
+void TrainOptimizer::take_over(const TrainOptimizer& other) {
+  for (size_t i = 0; i < names_.size(); ++i) {
+    const auto found = std::find(other.names_.begin(), other.names_.end(), names_[i]);
+    if (found == other.names_.end()) continue;
+    const Entry& from = other.entries_[static_cast<size_t>(found - other.names_.begin())];
+    Entry& to = entries_[i];
+    if (from.parameter.sizes() != to.parameter.sizes()) continue;
+    to.mean.copy_(from.mean);
+    to.square.copy_(from.square);
+    to.updates.copy_(from.updates);
+  }
+}
+
 NamedTensors TrainOptimizer::state() const {
   NamedTensors out;
   for (size_t i = 0; i < names_.size(); ++i) {

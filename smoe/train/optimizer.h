@@ -30,6 +30,9 @@ class TrainOptimizer {
   /// Takes over what state() returned; throws UserError naming `source` where it does not fit.
   void load_state(const NamedTensors& state, const std::string& source);
 
+  /// Takes over what `other` keeps of parameters of the same name and shape; the others start anew.
+  void take_over(const TrainOptimizer& other);
+
   /// Drops the parameters of these names, moments and counts with them: from now on it neither moves nor measures them.
   /// Names that it does not know are passed over.
   void forget(const std::vector<std::string>& names);

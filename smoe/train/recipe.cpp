@@ -60,6 +60,7 @@ Fields Recipe::fields() {
   fields.table("optimizer", optimizer);
   fields.table("freeze", freeze);
   fields.table("average", average);
+  fields.table("spawn", spawn);
   return fields;
 }
 
@@ -72,6 +73,9 @@ void Recipe::check() const {
           " must not exceed train.memory + train.segment = ", train.memory + train.segment);
   freeze.check(model_spec);
   average.check();
+  spawn.check(model_spec, losses.devices);
+  require(!spawn.is_on() || !average.is_on() || spawn.at <= average.start, "average.start = ", average.start,
+          " is before spawn.at = ", spawn.at, ", but there is no mean of models with and without all experts");
   if (!model_spec.has_moe()) return;
   const RouterTraits traits = find_router_kind(moe.router).traits;
   require(traits.scores || !losses.any(), "[losses] has weights, but the router '", moe.router,

@@ -11,6 +11,7 @@
 #include "smoe/moe/losses.h"
 #include "smoe/train/freeze.h"
 #include "smoe/train/objective_config.h"
+#include "smoe/train/spawn.h"
 #include "smoe/train/weight_average.h"
 
 namespace smoe {
@@ -64,6 +65,7 @@ struct Recipe {
   OptimizerConfig optimizer;
   FreezeConfig freeze;
   AverageConfig average;
+  SpawnConfig spawn;
 
   /// All fields of the recipe; they point into this object.
   Fields fields();

@@ -29,14 +29,6 @@ Recipe prepared(Recipe recipe) {
   return recipe;
 }
 
-std::shared_ptr<LanguageModel> make_trained_model(const Recipe& recipe, int64_t vocabulary) {
-  const auto model =
-      make_model(recipe.spec(vocabulary), RandomStream(static_cast<uint64_t>(recipe.train.seed)).at("weights"));
-  model->set_precision(parse_precision(recipe.train.dtype));
-  model->to(at::Device(recipe.train.device));
-  return model;
-}
-
 std::string text_name(const CorpusFiles& files, Split split) { return files.path() + " (" + split_name(split) + ")"; }
 
 TokenSequence checked_text(const CorpusFiles& files, Split split, const ByteVocabulary& vocabulary) {
@@ -65,7 +57,7 @@ Trainer::Trainer(RunFolder run, Recipe recipe)
       vocabulary_(make_vocabulary(recipe_.data.format, files_)),
       train_text_(checked_text(files_, Split::kTrain, vocabulary_)),
       valid_text_(checked_text(files_, Split::kValid, vocabulary_)),
-      model_(make_trained_model(recipe_, vocabulary_.size())),
+      model_(drawn_model(0)),
       optimizer_(*model_, recipe_.optimizer),
       k_schedule_(recipe_.schedule_of_k()),
       objective_(make_objective(recipe_.objective)),
@@ -76,11 +68,7 @@ Trainer::Trainer(RunFolder run, Recipe recipe)
       data_sha256_(files_.sha256()) {
   const int64_t rows = recipe_.train.batch / recipe_.train.accumulate;
   for (int64_t i = 0; i < recipe_.train.accumulate; ++i) memories_.push_back(model_->empty_memory(rows));
-  wants_statistics_ = model_->has_terms();
-  for (const MoeLayer* layer : model_->mixtures()) {
-    wants_statistics_ = wants_statistics_ || recipe_.losses.any() || layer->router().wants_statistics();
-  }
-  if (recipe_.average.is_on()) average_.emplace(*model_);
+  attend_to_model();
   const bool goes_on = !store_.index().last.name.empty();
   if (goes_on) {
     load(store_.last());
@@ -111,7 +99,7 @@ Trainer::StepResult Trainer::train_step(StatsBook* book) {
   if (wants_statistics_ && book == nullptr) book = &own;
   if (book != nullptr) book->share_among(group_);
   StepResult result;
-  result.k = k_schedule_.k(step_);
+  result.k = within_experts(k_schedule_.k(step_));
   result.lr = learning_rate(recipe_.optimizer, step_, recipe_.train.steps);
   const std::vector<Memory> memories_before = memories_;  // tensors are shared, and replaced rather than changed
   const StreamPosition position_before = stream_.position();
@@ -152,6 +140,7 @@ Trainer::StepResult Trainer::train_step(StatsBook* book) {
   result.tokens = segment.input.numel();
   ++step_;
   tokens_ += result.tokens;
+  spawn_experts();
   freeze_parts(step_);
   return result;
 }
@@ -222,6 +211,9 @@ bool Trainer::run(const std::atomic<int>& stop, std::FILE* progress) {
     for (const FrozenPart& part : frozen_parts(recipe_.freeze, step_, train.steps)) {
       if (part.step == step_) bar.note(concat("step ", step_, ": ", part.name, " frozen"));
     }
+    if (recipe_.spawn.is_on() && step_ == recipe_.spawn.step(train.steps)) {
+      bar.note(concat("step ", step_, ": each mixture has ", recipe_.moe.experts, " experts from here on"));
+    }
     const std::chrono::duration<double> took = Clock::now() - before;
     const double rate_now = static_cast<double>(result.tokens) / took.count();
     rate = rate == 0 ? rate_now : 0.95 * rate + 0.05 * rate_now;
@@ -272,10 +264,11 @@ void Trainer::log(const StepResult& result, const StatsBook& book) {
   }
   for (const LayerStats& layer : book.layers(group_)) {
     const at::Tensor load = layer.load();
+    std::vector<double> by_expert(load.const_data_ptr<double>(), load.const_data_ptr<double>() + load.numel());
+    // Experts that are not spawned yet take nothing.
+    if (recipe_.spawn.is_on()) by_expert.resize(static_cast<size_t>(recipe_.moe.experts), 0);
     line["layers"].push_back(
-        {{"load", std::vector<double>(load.const_data_ptr<double>(), load.const_data_ptr<double>() + load.numel())},
-         {"entropy", layer.mean_entropy()},
-         {"dropped", layer.dropped_fraction()}});
+        {{"load", by_expert}, {"entropy", layer.mean_entropy()}, {"dropped", layer.dropped_fraction()}});
   }
   metrics_->write(line);
   loss_sum_ = 0;
@@ -303,7 +296,7 @@ CheckpointStore::Scores Trainer::evaluate_valid(ProgressBar& bar) {
     bar.note(text);
     return {.full = full.nll, .small = full.nll};
   }
-  const EvalResult small = measure(static_cast<double>(recipe_.train.small_k), "valid");
+  const EvalResult small = measure(static_cast<double>(within_experts(recipe_.train.small_k)), "valid");
   std::snprintf(text, sizeof text, "step %lld: valid %.4f bpc at k = %lld, %.4f at k = %lld",
                 static_cast<long long>(step_), full.bpc, static_cast<long long>(*full.value), small.bpc,
                 static_cast<long long>(*small.value));

@@ -75,6 +75,16 @@ class Trainer {
   }
   /// Freezes the parts that are due at one of the steps from `first` to now, and has the optimizer forget them.
   void freeze_parts(int64_t first);
+  /// The model after `step` updates, its weights as they are drawn at the start.
+  std::shared_ptr<LanguageModel> drawn_model(int64_t step) const;
+  /// Trains that model from here on, with an optimizer that knows nothing yet.
+  void use_model(std::shared_ptr<LanguageModel> model);
+  /// k, or all experts that the model has by now where it has fewer.
+  int64_t within_experts(int64_t k) const;
+  /// Looks at what the model needs beside its gradients: statistics, a mean of its weights.
+  void attend_to_model();
+  /// Gives each mixture all its experts where that is due at this step.
+  void spawn_experts();
   at::Tensor objective_of(const ObjectiveResult& task, const StatsBook* book, StepResult& result) const;
   Pass make_pass(int64_t micro_batch, int64_t k, StatsBook* book) const;
   [[noreturn]] void stop_on_bad_value(const std::string& what, const Segment& segment,

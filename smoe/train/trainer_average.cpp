@@ -30,7 +30,7 @@ void Trainer::evaluate_average(ProgressBar& bar) {
   if (!average_ || average_->snapshots() == 0) return;
   const Averaged averaged(*average_, *model_);
   const EvalResult full = measure(std::nullopt, "valid_average");
-  if (full.dial == Dial::kK) measure(static_cast<double>(recipe_.train.small_k), "valid_average");
+  if (full.dial == Dial::kK) measure(static_cast<double>(within_experts(recipe_.train.small_k)), "valid_average");
   char text[128];
   std::snprintf(text, sizeof text, "step %lld: valid %.4f bpc with the mean of the weights at %lld evaluations",
                 static_cast<long long>(step_), full.bpc, static_cast<long long>(average_->snapshots()));

@@ -90,6 +90,7 @@ void Trainer::load(const std::filesystem::path& checkpoint) {
   require(sha256 == data_sha256_, files_.path(), ": is not the text that this run was started with (its SHA-256 is ",
           data_sha256_, ", the run's ", printable(sha256), ")");
 
+  if (recipe_.spawn.is_on()) use_model(drawn_model(step_));
   const std::filesystem::path weights = checkpoint / "model.safetensors";
   copy_tensors(load_tensors(weights), named_tensors(*model_), weights.string());
   const std::filesystem::path state_path = checkpoint / "trainer.safetensors";

@@ -222,6 +222,15 @@ def sinkhorn(scores, temperature, rounds):
     return soft
 
 
+def evomoe(temperature, k, threshold, noisy_weight=False):
+    """Weights and loss; without a threshold the k largest."""
+    noise = -np.log(1e-10 - np.log(uniform_rows("gumbel") + 1e-10))
+    q, p = softmax((z + noise) / temperature), softmax(z)
+    mask = top_k(q, k) | (q > threshold)
+    given = (q if noisy_weight else p) * mask
+    return given, E * float((mask.sum(0) / mask.sum() * given.mean(0)).sum())
+
+
 def permutation_entropy(soft):
     return float((-soft * np.log(soft + 1e-6)).sum((1, 2)).mean())
 
@@ -266,6 +275,12 @@ def numbers():
         "CometPermuted": comet(1, orders()[1])[0],
         "CometSoft": comet(1, sinkhorn(orders()[0], 0.5, 20))[0],
         "CometSoftEntropy": np.array([permutation_entropy(sinkhorn(orders()[0], 0.5, 20))]),
+        "EvomoeStart": evomoe(1, 1, 0.02)[0],
+        "EvomoeStartBalance": np.array([evomoe(1, 1, 0.02)[1]]),
+        "EvomoeLinear": evomoe(0.75, 1, 0.02)[0],
+        "EvomoeExponential": evomoe(0.5**0.5, 2, 0.02, noisy_weight=True)[0],
+        "EvomoeHard": evomoe(0.5, 1, 1)[0],
+        "EvomoeHardBalance": np.array([evomoe(0.5, 1, 1)[1]]),
         "Hash2": hashed(0x0000ABCDEF123456, range(T), 2),
         "Balance2": np.array([balance(two, p)]),
         "DeviceBalance3": np.array([device_balance(two, p, 3)]),

@@ -21,5 +21,6 @@ RouterKind adamoe_kind();           // adamoe.cpp
 RouterKind moe_pp_kind();           // moe_pp.cpp
 RouterKind rmoe_kind();             // rmoe.cpp
 RouterKind comet_kind();            // comet.cpp
+RouterKind evomoe_kind();           // evomoe.cpp
 
 }  // namespace smoe

@@ -121,6 +121,24 @@ void CometSettings::describe(Fields& fields) {
              at_least(0));
 }
 
+void EvomoeSettings::describe(Fields& fields) {
+  fields.add("max_temperature", &max_temperature, "temperature of the softmax at the beginning of the training",
+             above(0));
+  fields.add("min_temperature", &min_temperature, "the same from cool_until on", above(0));
+  fields.add("decay", &decay, "how it falls between them: evenly, or evenly in its logarithm",
+             one_of({"linear", "exponential"}));
+  fields.add("cool_until", &cool_until, "share of the training in which it falls", between(0, 1));
+  fields.add("hard_from", &hard_from, "share of the training after which a token takes k experts; 1: never",
+             between(0, 1));
+  fields.add("threshold", &threshold, "probability above which a token takes an expert in training before that",
+             between(0, 1));
+  fields.add("weight", &weight,
+             "weights in training: the softmax of the logits, or the noisy one that experts are chosen by; neither is "
+             "renormalised",
+             one_of({"softmax", "noisy"}));
+  fields.add("balance", &balance, "weight of E · Σ f·P with P the mean weight that is given to an expert", at_least(0));
+}
+
 void RouterSettings::describe(Fields& fields, const std::string& chosen) {
   fields.kind_table("learned", chosen, learned);
   fields.kind_table("switch", chosen, switch_transformer);
@@ -137,6 +155,7 @@ void RouterSettings::describe(Fields& fields, const std::string& chosen) {
   fields.kind_table("moe_pp", chosen, moe_pp);
   fields.kind_table("rmoe", chosen, rmoe);
   fields.kind_table("comet", chosen, comet);
+  fields.kind_table("evomoe", chosen, evomoe);
 }
 
 }  // namespace smoe

@@ -128,6 +128,20 @@ struct CometSettings {
   void describe(Fields& fields);
 };
 
+/// The table [moe.evomoe].
+struct EvomoeSettings {
+  double max_temperature = 1;
+  double min_temperature = 0.5;
+  std::string decay = "linear";
+  double cool_until = 0.5;
+  double hard_from = 0.5;
+  double threshold = 0.001;
+  std::string weight = "softmax";
+  double balance = 1;
+
+  void describe(Fields& fields);
+};
+
 /// The table [moe.thor].
 struct ThorSettings {
   std::string unit = "batch";
@@ -154,6 +168,7 @@ struct RouterSettings {
   MoePpSettings moe_pp;
   RmoeSettings rmoe;
   CometSettings comet;
+  EvomoeSettings evomoe;
 
   /// Adds a table for each kind; `chosen` is the place of the field moe.router.
   void describe(Fields& fields, const std::string& chosen);
