@@ -126,7 +126,7 @@ TEST(KeepExperts, CutsEveryRouterThatScoresExpertsAndRefusesTheOthers) {
     spec.moe.routers.learned.bias_rate = 0.01;
     const auto model = make_model(spec, RandomStream(5));
     const ExpertIds kept = {{0, 2, 5}, {1, 2, 3}};
-    if (!kind.traits.scores) {
+    if (!kind.traits.scores || kind.name == "comet") {  // a tree's splits are between experts
       EXPECT_EQ(message_of([&] { keep_experts(*model, kept); }),
                 "the router '" + kind.name + "' cannot do with fewer experts: it has no row for each of them to keep");
       const auto all = keep_experts(*model, {{0, 1, 2, 3, 4, 5}, {0, 1, 2, 3, 4, 5}});
