@@ -71,6 +71,8 @@ double training_flops_per_token(const Recipe& recipe) {
           recipe.moe.router, "' takes as many experts as it likes, so its FLOPs are not known before; use --tokens");
   require(!traits || recipe.moe.networks() == recipe.moe.experts,
           "--budget: how many of a token's experts are networks ", "is not known before the training; use --tokens");
+  require(!recipe.spawn.is_on(), "--budget: with spawn.at = ", recipe.spawn.at,
+          " steps cost less until experts are spawned, which is not counted; use --tokens");
   const double active = recipe.schedule_of_k().mean();
   const TrainConfig& train = recipe.train;
   return 3 * model->flops_per_token(

@@ -136,6 +136,9 @@ class Compare(Finished):
         self.assert_refused(*compare, "--jobs", "0", says=["--jobs"])
         (self.folder / "wrong.toml").write_text(PLAN + "[entry.odd]\nmoe.expert = 3\n")
         self.assert_refused("compare", "wrong.toml", "--data", "text.txt", says=["wrong.toml:", "moe.expert", "did you mean"])
+        (self.folder / "spawn.toml").write_text(PLAN + "[entry.odd]\nspawn.at = 0.5\n")
+        self.assert_refused("compare", "spawn.toml", "--data", "text.txt", "--budget", "flops=1e9",
+                            says=["spawn.at = 0.5", "use --tokens"])
         (self.folder / "many.toml").write_text(PLAN + "[entry.odd]\nk_schedule.max = 9\n")
         self.assert_refused("compare", "many.toml", "--data", "text.txt", says=["entry odd", "k_schedule.max = 9"])
 
