@@ -103,17 +103,17 @@ void verify_manifest(const std::filesystem::path& folder) {
   const Entries listed = from_text(read_file(manifest, kLargestJsonFile), manifest.string());
   const Entries present = list_files(folder);
   for (const auto& [name, entry] : listed) {
-    const std::string path = (folder / name).string();
+    const std::string shown = (folder / printable(name)).string();
     const auto found = present.find(name);
-    require(found != present.end(), path, " is missing");
-    require(found->second.size == entry.size, path, " is ", found->second.size, " bytes, ", kManifestName, " says ",
+    require(found != present.end(), shown, " is missing");
+    require(found->second.size == entry.size, shown, " is ", found->second.size, " bytes, ", kManifestName, " says ",
             entry.size);
-    const std::string digest = sha256_file(path);
-    require(digest == entry.sha256, path, ": sha256 is ", digest, ", ", kManifestName, " says ",
+    const std::string digest = sha256_file(folder / name);
+    require(digest == entry.sha256, shown, ": sha256 is ", digest, ", ", kManifestName, " says ",
             printable(entry.sha256));
   }
   for (const auto& [name, entry] : present) {
-    require(listed.contains(name), (folder / name).string(), " is not listed in ", kManifestName);
+    require(listed.contains(name), (folder / printable(name)).string(), " is not listed in ", kManifestName);
   }
 }
 
