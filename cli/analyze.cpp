@@ -8,6 +8,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "cli/model_text.h"
 #include "cli/verbs.h"
 #include "smoe/base/error.h"
 #include "smoe/base/file.h"
@@ -49,21 +50,11 @@ RoutingTrace gather(const AnalyzeOptions& options, const std::string& name) {
   const LoadedModel loaded = load_model(resolve_model(name, CheckpointRole::kBestFull));
   require(loaded.model->router_traits().has_value(), name, ": is a dense model and routes nothing");
   const std::optional<double> dial = dial_value(options, loaded, name);
-  const RecordedData recorded = recorded_data(loaded.folder);
-  require(!options.data.empty() || !recorded.path.empty(), name,
-          ": does not say what text it was trained on; name one with --data");
-  const CorpusFiles files(options.data.empty() ? recorded.path : options.data);
-  if (options.data.empty() && files.sha256() != recorded.sha256) {
-    std::fprintf(stderr, "smoe: warning: %s has changed since the model was trained on it\n", files.path().c_str());
-  }
+  const CorpusFiles files = open_text(loaded, options.data, name).files;
   const std::string source = files.path() + " (" + options.split + ")";
   const TokenSequence text(files.bytes(parse_split(options.split)), loaded.vocabulary, source);
   if (!options.compute.device.empty()) loaded.model->to(at::Device(options.compute.device));
-  const EvalLengths lengths{.batch = loaded.lengths.eval_batch,
-                            .segment = loaded.lengths.eval_segment,
-                            .memory = loaded.lengths.eval_memory,
-                            .tokens = options.tokens};
-  return trace_routing(loaded, text, lengths, dial, source);
+  return trace_routing(loaded, text, lengths_of(loaded, options.tokens), dial, source);
 }
 
 int analyze(const AnalyzeOptions& options) {

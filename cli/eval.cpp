@@ -14,6 +14,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "cli/model_text.h"
 #include "cli/verbs.h"
 #include "smoe/base/error.h"
 #include "smoe/base/json_lines.h"
@@ -92,27 +93,17 @@ int eval(const EvalOptions& options) {
   const std::vector<std::optional<double>> dials = dial_values(options, loaded);
   warn_of_lookahead(*loaded.model, options.model);
 
-  const RecordedData recorded = recorded_data(loaded.folder);
-  require(!options.data.empty() || !recorded.path.empty(), options.model,
-          ": does not say what text it was trained on; "
-          "name one with --data");
-  const CorpusFiles files(options.data.empty() ? recorded.path : options.data);
-  const std::string source = files.path() + " (" + options.split + ")", sha256 = files.sha256();
-  if (options.data.empty() && sha256 != recorded.sha256) {
-    std::fprintf(stderr, "smoe: warning: %s has changed since the model was trained on it\n", files.path().c_str());
-  }
+  const auto [files, sha256] = open_text(loaded, options.data, options.model);
+  const std::string source = files.path() + " (" + options.split + ")";
   const TokenSequence text(files.bytes(split), loaded.vocabulary, source);
   if (!options.compute.device.empty()) loaded.model->to(at::Device(options.compute.device));
 
-  const EvalLengths lengths{.batch = loaded.lengths.eval_batch,
-                            .segment = loaded.lengths.eval_segment,
-                            .memory = loaded.lengths.eval_memory,
-                            .tokens = options.tokens};
+  const EvalLengths lengths = lengths_of(loaded, options.tokens);
   std::vector<EvalResult> results;
   for (const auto& dial : dials) results.push_back(evaluate(*loaded.model, text, lengths, dial, source));
   nlohmann::ordered_json json{{"model", loaded.folder.string()},
                               {"checkpoint", loaded.folder.filename().string()},
-                              {"step", recorded.step},
+                              {"step", recorded_data(loaded.folder).step},
                               {"split", options.split},
                               {"threads", at::get_num_threads()},
                               {"parameters", parameter_count(*loaded.model)},

@@ -9,6 +9,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "cli/model_text.h"
 #include "cli/verbs.h"
 #include "smoe/base/error.h"
 #include "smoe/base/suggest.h"
@@ -45,13 +46,6 @@ std::unique_ptr<Texts> open_texts(const SlimOptions& options, const LoadedModel&
   TokenSequence valid(files.bytes(Split::kValid), loaded.vocabulary, name_of(files, Split::kValid));
   TokenSequence test(files.bytes(Split::kTest), loaded.vocabulary, name_of(files, Split::kTest));
   return std::make_unique<Texts>(std::move(files), std::move(valid), std::move(test));
-}
-
-EvalLengths lengths_of(const LoadedModel& loaded, int64_t tokens) {
-  return {.batch = loaded.lengths.eval_batch,
-          .segment = loaded.lengths.eval_segment,
-          .memory = loaded.lengths.eval_memory,
-          .tokens = tokens};
 }
 
 void check(const SlimOptions& options, const LoadedModel& loaded) {

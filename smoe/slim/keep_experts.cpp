@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <numeric>
 #include <unordered_map>
+#include <utility>
 
 #include "smoe/base/error.h"
 #include "smoe/models/model_folder.h"

@@ -78,8 +78,8 @@ Json heat_maps(const std::vector<StepLine>& lines, size_t columns) {
 
 /// The evaluations of the training itself, a series for each k, and for each of the averaged weights.
 Json validation(const std::vector<ValidLine>& lines) {
-  std::map<std::pair<bool, std::optional<int64_t>>, size_t>
-      place;  // in `series`, which are in the order of their first lines
+  // The place in `series`, which are in the order of their first lines.
+  std::map<std::pair<bool, std::optional<int64_t>>, size_t> place;
   std::vector<std::vector<ValidLine>> series;
   for (const ValidLine& line : lines) {
     const auto [found, is_new] = place.try_emplace({line.averaged, line.k}, series.size());

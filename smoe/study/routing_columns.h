@@ -11,8 +11,8 @@ namespace smoe {
 /// Groups of neighbouring training lines.
 struct RoutingColumns {
   std::vector<int64_t> step;  ///< of the last line of each group
-  std::vector<std::vector<std::vector<double>>>
-      load;                                  ///< by layer and group, [E] mean share of each expert, four digits
+  /// By layer and group, [E] mean share of each expert, four digits.
+  std::vector<std::vector<std::vector<double>>> load;
   std::vector<std::vector<double>> entropy;  ///< by layer and group, mean in nats; NaN where one of the lines has none
 };
 

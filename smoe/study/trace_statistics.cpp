@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <numeric>
+#include <random>
 #include <span>
 
 #include "smoe/base/error.h"
@@ -55,13 +56,7 @@ Information information_of(const Pairs& pairs) {
 std::vector<int64_t> shuffled_places(int64_t size) {
   std::vector<int64_t> places(static_cast<size_t>(size));
   std::iota(places.begin(), places.end(), 0);
-  uint64_t state = 0;
-  const auto draw = [&state] {  // SplitMix64 (Steele et al., OOPSLA 2014)
-    uint64_t z = state += 0x9e3779b97f4a7c15;
-    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9;
-    z = (z ^ (z >> 27)) * 0x94d049bb133111eb;
-    return z ^ (z >> 31);
-  };
+  std::mt19937_64 draw(1);  // not std::shuffle, whose order each library chooses
   for (size_t i = places.size(); i > 1; --i) std::swap(places[i - 1], places[draw() % i]);
   return places;
 }

@@ -15,8 +15,8 @@ namespace smoe {
 struct Information {
   double bits = 0;     ///< Σ p(a,b) log2 p(a,b) / (p(a) p(b))
   double entropy = 0;  ///< of the second, the most that could be told
-  double shuffled =
-      0;  ///< the bits that are left where the pairs are broken up at random: what a sample this small feigns
+  /// The bits that are left where the pairs are broken up at random: what a sample this small feigns.
+  double shuffled = 0;
 };
 
 /// What the token id tells of the expert (Xue et al., "OpenMoE", ICML 2024): mutual information over the assignments before
@@ -39,8 +39,6 @@ std::optional<Agreement> agreement(const TraceLayer& a, const TraceLayer& b);
 /// Assignments at places first to last.
 struct DropBucket {
   int64_t first = 0, last = 0, assigned = 0, dropped = 0;
-
-  double rate() const { return assigned > 0 ? static_cast<double>(dropped) / static_cast<double>(assigned) : 0; }
 };
 
 /// What limit dropped by a token's place: in its row, or in its whole forward, row after row, which is the order in which a

@@ -22,7 +22,6 @@
 #include <cmath>
 #include <limits>
 
-#include "smoe/base/error.h"
 #include "smoe/kernels/row_linear.h"
 #include "smoe/moe/routers/gumbel.h"
 #include "smoe/moe/routers/kinds.h"
@@ -179,10 +178,7 @@ class CometRouter : public Router {
 
 void check(const MoeConfig& config) {
   const CometSettings& settings = config.routers.comet;
-  require(settings.min_temperature <= settings.max_temperature,
-          "moe.comet.min_temperature = ", settings.min_temperature,
-          " is larger than moe.comet.max_temperature = ", settings.max_temperature,
-          ": the temperature falls, or stays where the two are the same");
+  check_cooling("comet", settings.max_temperature, settings.min_temperature);
 }
 
 }  // namespace

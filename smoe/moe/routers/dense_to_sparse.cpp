@@ -14,7 +14,6 @@
 
 #include <algorithm>
 
-#include "smoe/base/error.h"
 #include "smoe/moe/routers/gumbel.h"
 #include "smoe/moe/routers/kinds.h"
 #include "smoe/moe/routers/linear_router.h"
@@ -75,10 +74,7 @@ class DenseToSparseRouter : public LinearRouter {
 
 void check(const MoeConfig& config) {
   const DenseToSparseSettings& settings = config.routers.dense_to_sparse;
-  require(settings.min_temperature <= settings.max_temperature,
-          "moe.dense_to_sparse.min_temperature = ", settings.min_temperature,
-          " is larger than moe.dense_to_sparse.max_temperature = ", settings.max_temperature,
-          ": the temperature falls, or stays where the two are the same");
+  check_cooling("dense_to_sparse", settings.max_temperature, settings.min_temperature);
 }
 
 }  // namespace

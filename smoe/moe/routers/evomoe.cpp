@@ -18,7 +18,6 @@
 #include <algorithm>
 #include <cmath>
 
-#include "smoe/base/error.h"
 #include "smoe/moe/routers/class_balance.h"
 #include "smoe/moe/routers/gumbel.h"
 #include "smoe/moe/routers/kinds.h"
@@ -92,10 +91,7 @@ class EvomoeRouter : public LinearRouter {
 
 void check(const MoeConfig& config) {
   const EvomoeSettings& settings = config.routers.evomoe;
-  require(settings.min_temperature <= settings.max_temperature,
-          "moe.evomoe.min_temperature = ", settings.min_temperature,
-          " is larger than moe.evomoe.max_temperature = ", settings.max_temperature,
-          ": the temperature falls, or stays where the two are the same");
+  check_cooling("evomoe", settings.max_temperature, settings.min_temperature);
 }
 
 }  // namespace
