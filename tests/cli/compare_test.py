@@ -160,11 +160,11 @@ class Unfinished(CompareTest):
         """Starts a comparison whose one run is longer than this test, and waits until it trains."""
         (self.folder / "tiny.toml").write_text((self.folder / "tiny.toml").read_text().replace("checkpoint_every = 7", "checkpoint_every = 200"))
         process = self.start(*self.ARGS)
-        index = self.folder / "out" / "runs" / "linear-seed1" / "checkpoints" / "index.json"
+        log = self.folder / "out" / "runs" / "linear-seed1" / "metrics.jsonl"
         end = time.monotonic() + tool.TIMEOUT
-        while not index.exists() and time.monotonic() < end:
+        while not (log.exists() and log.stat().st_size > 0) and time.monotonic() < end:
             time.sleep(0.02)
-        self.assertTrue(index.exists())
+        self.assertGreater(log.stat().st_size, 0)
         return process
 
     def test_ctrl_c_saves_and_the_same_command_goes_on(self):
