@@ -19,14 +19,14 @@ constexpr int kCannotRun = 127;
 [[noreturn]] void fail(const std::string& what) { throw Failure(what + ": " + std::system_category().message(errno)); }
 
 /// A file as a descriptor, which programs that are started do not inherit.
-class Descriptor {
+class Redirection {
  public:
-  Descriptor(const std::filesystem::path& path, int flags) : value_(::open(path.c_str(), flags | O_CLOEXEC, 0666)) {
+  Redirection(const std::filesystem::path& path, int flags) : value_(::open(path.c_str(), flags | O_CLOEXEC, 0666)) {
     if (value_ < 0) fail(path.string());
   }
-  ~Descriptor() { ::close(value_); }
-  Descriptor(const Descriptor&) = delete;
-  Descriptor& operator=(const Descriptor&) = delete;
+  ~Redirection() { ::close(value_); }
+  Redirection(const Redirection&) = delete;
+  Redirection& operator=(const Redirection&) = delete;
 
   int value() const { return value_; }
 
@@ -40,7 +40,7 @@ int code_of(int status) { return WIFEXITED(status) ? WEXITSTATUS(status) : 128 +
 
 ChildProcess::ChildProcess(const std::filesystem::path& program, const std::vector<std::string>& arguments,
                            const std::filesystem::path& out, const std::filesystem::path& log) {
-  const Descriptor input("/dev/null", O_RDONLY), output(out, O_WRONLY | O_CREAT | O_TRUNC),
+  const Redirection input("/dev/null", O_RDONLY), output(out, O_WRONLY | O_CREAT | O_TRUNC),
       errors(log, O_WRONLY | O_CREAT | O_APPEND);
   std::vector<char*> argv{const_cast<char*>(program.c_str())};
   for (const std::string& argument : arguments) argv.push_back(const_cast<char*>(argument.c_str()));

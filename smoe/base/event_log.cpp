@@ -92,7 +92,7 @@ std::optional<int64_t> step_of(std::string_view event) {
 }
 
 /// How many bytes of the log at `path` are whole records up to the first with a step greater than `keep_through`.
-uint64_t kept_size(const std::filesystem::path& path, int64_t keep_through) {
+uint64_t size_of_records(const std::filesystem::path& path, int64_t keep_through) {
   const MappedFile file(path);
   const std::string_view text = as_text(file.bytes());
   const auto damaged = [&](size_t place) {
@@ -137,7 +137,7 @@ uint32_t masked_crc32c(std::string_view bytes) { return std::rotr(crc32c(bytes),
 
 EventLog::EventLog(const std::filesystem::path& path, int64_t keep_through) {
   const bool exists = keep_through >= 0 && std::filesystem::exists(path);
-  const uint64_t kept = exists ? kept_size(path, keep_through) : 0;
+  const uint64_t kept = exists ? size_of_records(path, keep_through) : 0;
   if (exists) truncate_file(path, kept);
   file_ = std::make_unique<FileWriter>(path, /*append=*/exists);
   if (kept > 0) return;

@@ -26,7 +26,7 @@ std::optional<int64_t> step_of(const Json& line) {
 }
 
 /// How many bytes of the log at `path` are whole lines up to the first with a step greater than `keep_through`.
-uint64_t kept_size(const std::filesystem::path& path, int64_t keep_through) {
+uint64_t size_of_lines(const std::filesystem::path& path, int64_t keep_through) {
   const MappedFile file(path);
   const std::string_view text = as_text(file.bytes());
   size_t begin = 0;
@@ -45,7 +45,7 @@ uint64_t kept_size(const std::filesystem::path& path, int64_t keep_through) {
 
 JsonLines::JsonLines(const std::filesystem::path& path, int64_t keep_through) {
   const bool keep = keep_through >= 0 && std::filesystem::exists(path);
-  if (keep) truncate_file(path, kept_size(path, keep_through));
+  if (keep) truncate_file(path, size_of_lines(path, keep_through));
   file_ = std::make_unique<FileWriter>(path, /*append=*/keep);
 }
 

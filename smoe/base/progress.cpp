@@ -8,6 +8,8 @@
 #include <string_view>
 #include <utility>
 
+#include "smoe/base/quote.h"
+
 namespace smoe {
 namespace {
 
@@ -20,8 +22,6 @@ size_t usable_columns(std::FILE* out) {
   const bool known = ::ioctl(::fileno(out), TIOCGWINSZ, &size) == 0 && size.ws_col > 0;
   return (known ? size.ws_col : 80u) - 1u;
 }
-
-bool continues_character(char byte) { return (static_cast<unsigned char>(byte) & 0xC0) == 0x80; }
 
 /// Number of UTF-8 characters.
 size_t columns_of(std::string_view text) {

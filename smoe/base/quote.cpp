@@ -8,10 +8,8 @@
 namespace smoe {
 namespace {
 
-bool continues_character(char byte) { return (static_cast<unsigned char>(byte) & 0xC0) == 0x80; }
-
 /// The longest beginning of `text` that has at most `longest` bytes and does not end inside a character.
-std::string_view cut(std::string_view text, size_t longest) {
+std::string_view beginning_of(std::string_view text, size_t longest) {
   if (text.size() <= longest) return text;
   size_t end = longest;
   while (end > 0 && continues_character(text[end])) --end;
@@ -36,7 +34,7 @@ std::string valid_utf8(std::string_view text) {
 }
 
 std::string printable(std::string_view text, size_t longest) {
-  const std::string valid = valid_utf8(cut(text, longest));  // what is printed is no shorter
+  const std::string valid = valid_utf8(beginning_of(text, longest));  // what is printed is no shorter
   std::string out;
   size_t next = 0;
   while (next < valid.size()) {

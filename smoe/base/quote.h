@@ -13,6 +13,9 @@ std::string valid_utf8(std::string_view text);
 /// becomes U+FFFD, and what then is longer than `longest` bytes is cut between characters and ends in "…".
 std::string printable(std::string_view text, size_t longest = 120);
 
+/// Whether a byte of UTF-8 belongs to the character of the byte before it.
+inline bool continues_character(char byte) { return (static_cast<unsigned char>(byte) & 0xC0) == 0x80; }
+
 /// A name, printable, in single quotes.
 std::string quoted_name(std::string_view name);
 

@@ -14,8 +14,6 @@
 namespace smoe {
 namespace {
 
-using Json = nlohmann::json;
-
 /// Calls `take` with each whole line of the log at `path`; with none where there is no such file.
 template <class Take>
 void for_each_line(const std::filesystem::path& path, Take take) {
@@ -27,7 +25,7 @@ void for_each_line(const std::filesystem::path& path, Take take) {
     const size_t end = text.find('\n', begin);
     if (end == std::string::npos) return;
     const std::string where = concat(path.string(), ":", number);
-    const Json json = parse_json<Json>(std::string_view(text).substr(begin, end - begin), where);
+    const nlohmann::json json = parse_json<nlohmann::json>(std::string_view(text).substr(begin, end - begin), where);
     take(JsonObject(json, where));
     begin = end + 1;
   }
@@ -35,7 +33,7 @@ void for_each_line(const std::filesystem::path& path, Take take) {
 
 LayerLine read_layer(const JsonObject& object) {
   LayerLine layer{.load = {}, .entropy = object.number("entropy"), .dropped = object.number("dropped")};
-  for (const Json& share : object.array("load")) {
+  for (const nlohmann::json& share : object.array("load")) {
     require(share.is_number(), object.where(), ": \"load\" must hold numbers");
     layer.load.push_back(share.get<float>());
   }
@@ -51,7 +49,7 @@ StepLine read_step_line(const JsonObject& object) {
                 .grad_norm = object.number("grad_norm"),
                 .k = object.optional_integer("k"),
                 .layers = {}};
-  for (const Json& layer : object.array("layers"))
+  for (const nlohmann::json& layer : object.array("layers"))
     line.layers.push_back(read_layer({layer, object.where() + ": \"layers\""}));
   return line;
 }
@@ -133,7 +131,7 @@ std::vector<Evaluation> read_evaluations(const std::filesystem::path& path) {
                           .step = object.integer("step"),
                           .threads = object.integer("threads"),
                           .rows = {}};
-    for (const Json& row : object.array("results")) {
+    for (const nlohmann::json& row : object.array("results")) {
       evaluation.rows.push_back(read_evaluation_row({row, object.where() + ": \"results\""}));
     }
     evaluations.push_back(std::move(evaluation));
@@ -188,8 +186,8 @@ int64_t logged_step(const std::filesystem::path& path) {
   const std::string text = read_file(path);
   for (size_t end = text.rfind('\n'); end != std::string::npos && end > 0;) {
     const size_t before = text.rfind('\n', end - 1), begin = before == std::string::npos ? 0 : before + 1;
-    const Json json = Json::parse(text.begin() + static_cast<std::ptrdiff_t>(begin),
-                                  text.begin() + static_cast<std::ptrdiff_t>(end), nullptr, false);
+    const nlohmann::json json = nlohmann::json::parse(text.begin() + static_cast<std::ptrdiff_t>(begin),
+                                                      text.begin() + static_cast<std::ptrdiff_t>(end), nullptr, false);
     if (json.is_object() && !json.contains("split") && json.contains("step") && json["step"].is_number_integer()) {
       return json["step"].get<int64_t>();
     }

@@ -21,13 +21,13 @@ std::string file_text(const std::string& header, const std::string& data) {
   return length_text(header.size()) + header + data;
 }
 
-std::string fault(const std::string& file) {
+std::string file_fault(const std::string& file) {
   return message_of([&] { parse_safetensors(as_bytes(file), "x"); });
 }
 
 /// The fault of a file whose header has these entries and whose data are `size` zeros.
 std::string header_fault(const std::string& entries, size_t size) {
-  return fault(file_text("{" + entries + "}", std::string(size, '\0')));
+  return file_fault(file_text("{" + entries + "}", std::string(size, '\0')));
 }
 
 /// A file with several dtypes, ranks, an empty tensor and metadata.
@@ -153,18 +153,18 @@ TEST(Safetensors, RefusesToWriteWhatItWouldNotRead) {
 TEST(Safetensors, SaysThatTheDiskIsFull) { EXPECT_THROW(write_safetensors("/dev/full", {}, {}), Failure); }
 
 TEST(Safetensors, RefusesLyingLengths) {
-  EXPECT_EQ(fault(""), "x: is 0 bytes, which is too short for a safetensors file");
-  EXPECT_EQ(fault("1234567"), "x: is 7 bytes, which is too short for a safetensors file");
-  EXPECT_EQ(fault(length_text(3) + "{}"), "x: is cut short: its header should be 3 bytes, 2 are there");
-  EXPECT_EQ(fault(length_text(~uint64_t{0}) + "{}"),
+  EXPECT_EQ(file_fault(""), "x: is 0 bytes, which is too short for a safetensors file");
+  EXPECT_EQ(file_fault("1234567"), "x: is 7 bytes, which is too short for a safetensors file");
+  EXPECT_EQ(file_fault(length_text(3) + "{}"), "x: is cut short: its header should be 3 bytes, 2 are there");
+  EXPECT_EQ(file_fault(length_text(~uint64_t{0}) + "{}"),
             "x: is not a safetensors file, or damaged: its header would be 18446744073709551615 bytes, the format "
             "allows 100000000");
-  EXPECT_EQ(fault(length_text(0)), "x: is not a safetensors file: its header does not begin with '{'");
-  EXPECT_EQ(fault(file_text(" {}", "")), "x: is not a safetensors file: its header does not begin with '{'");
-  EXPECT_EQ(fault(file_text("{} x", "")), "x: the header is not valid JSON at its byte 4");
-  EXPECT_EQ(fault(file_text("{}{}", "")), "x: the header is not valid JSON at its byte 3");
-  EXPECT_EQ(fault(file_text("{\"a\xff\":{}}", "")), "x: the header is not valid JSON at its byte 4");
-  EXPECT_EQ(fault(file_text(std::string("{}\0hidden", 9), "")), "x: the header is not valid JSON at its byte 3");
+  EXPECT_EQ(file_fault(length_text(0)), "x: is not a safetensors file: its header does not begin with '{'");
+  EXPECT_EQ(file_fault(file_text(" {}", "")), "x: is not a safetensors file: its header does not begin with '{'");
+  EXPECT_EQ(file_fault(file_text("{} x", "")), "x: the header is not valid JSON at its byte 4");
+  EXPECT_EQ(file_fault(file_text("{}{}", "")), "x: the header is not valid JSON at its byte 3");
+  EXPECT_EQ(file_fault(file_text("{\"a\xff\":{}}", "")), "x: the header is not valid JSON at its byte 4");
+  EXPECT_EQ(file_fault(file_text(std::string("{}\0hidden", 9), "")), "x: the header is not valid JSON at its byte 3");
 }
 
 TEST(Safetensors, RefusesLyingRanges) {
@@ -222,7 +222,7 @@ TEST(Safetensors, RefusesLyingShapesAndDtypes) {
   };
   EXPECT_EQ(header_fault(of_shape(ones), 1), "(nothing was thrown)");
   EXPECT_EQ(header_fault(of_shape(ones + ",1"), 1), "x: 'a': 'shape' has more than 64 numbers");
-  EXPECT_EQ(fault(file_text(R"({"a":{"dtype":"BOOL","shape":[2],"data_offsets":[0,2]}})", "\x01\x02")),
+  EXPECT_EQ(file_fault(file_text(R"({"a":{"dtype":"BOOL","shape":[2],"data_offsets":[0,2]}})", "\x01\x02")),
             "x: 'a' is BOOL and has bytes other than 0 and 1");
 }
 
@@ -268,9 +268,9 @@ TEST(Safetensors, SurvivesDepth) {
 TEST(Safetensors, RefusesEveryTruncation) {
   const std::string file = good_file();
   for (size_t size = 0; size < file.size(); ++size)
-    EXPECT_NE(fault(file.substr(0, size)), "(nothing was thrown)") << size;
-  EXPECT_EQ(fault(file), "(nothing was thrown)");
-  EXPECT_NE(fault(file + "x"), "(nothing was thrown)");
+    EXPECT_NE(file_fault(file.substr(0, size)), "(nothing was thrown)") << size;
+  EXPECT_EQ(file_fault(file), "(nothing was thrown)");
+  EXPECT_NE(file_fault(file + "x"), "(nothing was thrown)");
 }
 
 TEST(Safetensors, SurvivesAnyMutation) {
@@ -291,7 +291,7 @@ TEST(Safetensors, SurvivesAnyMutation) {
       if (changed.empty()) break;
       if (below(2) == 0 && changed.size() > 40) changed.replace(0, 8, length_text(changed.size() - 33));
     }
-    refused += fault(changed) != "(nothing was thrown)";
+    refused += file_fault(changed) != "(nothing was thrown)";
   }
   EXPECT_GT(refused, 15'000);
 }

@@ -8,7 +8,6 @@
 
 #include "smoe/kernels/dispatch.h"
 #include "smoe/kernels/expert_gemm_bodies.h"
-#include "smoe/tensor/random_stream.h"
 #include "tests/base/temp_folder.h"
 #include "tests/kernels/gradcheck.h"
 #include "tests/kernels/mixture_case.h"
@@ -18,11 +17,8 @@ namespace {
 
 using namespace testing;
 
-at::Tensor normal(at::IntArrayRef shape, uint64_t seed, at::ScalarType type = at::kDouble) {
-  at::Tensor out = torch::empty(shape, torch::kFloat64);
-  RandomStream(seed).fill_normal(out, 0, 1);
-  return out.to(at::kBFloat16).to(type);  // the same numbers in every type
-}
+/// The same numbers in every type.
+at::Tensor values(at::IntArrayRef shape, uint64_t seed) { return normal_values(shape, seed, at::kBFloat16); }
 
 struct GemmCase {
   at::Tensor rows, offsets, w, bias;
@@ -47,9 +43,9 @@ GemmCase make_gemm_case(const std::vector<int64_t>& sizes, int64_t spare, int64_
   for (const int64_t size : sizes) offsets.push_back(offsets.back() + static_cast<int32_t>(size));
   c.offsets = torch::tensor(offsets, torch::kInt32);
   const auto E = static_cast<int64_t>(sizes.size());
-  c.rows = torch::cat({normal({offsets.back(), D}, seed), torch::full({spare, D}, std::nan(""), torch::kFloat64)});
-  c.w = normal({E, N, D}, seed + 1);
-  if (bias) c.bias = normal({E, N}, seed + 2);
+  c.rows = torch::cat({values({offsets.back(), D}, seed), torch::full({spare, D}, std::nan(""), torch::kFloat64)});
+  c.w = values({E, N, D}, seed + 1);
+  if (bias) c.bias = values({E, N}, seed + 2);
   return c;
 }
 
@@ -142,7 +138,7 @@ TEST(ExpertGemm, GradientsOfEveryBodyAgreeWithFp64) {
   for (const auto& sizes : kSizes) {
     for (const auto& [D, N] : std::vector<std::pair<int64_t, int64_t>>{{5, 3}, {16, 32}, {34, 270}}) {
       const GemmCase c = make_gemm_case(sizes, 0, D, N, true, ++seed);
-      const at::Tensor v = normal({c.rows.size(0), N}, seed);
+      const at::Tensor v = values({c.rows.size(0), N}, seed);
       const auto gradients = [&](const GemmCase& of) {
         GemmCase own = of;
         for (at::Tensor* t : {&own.rows, &own.w, &own.bias}) *t = t->detach().clone().set_requires_grad(true);

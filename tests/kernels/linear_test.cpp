@@ -8,15 +8,13 @@
 #include <vector>
 
 #include "smoe/kernels/block_gemm.h"
-#include "smoe/tensor/random_stream.h"
+#include "tests/kernels/mixture_case.h"
 
 namespace smoe {
 namespace {
 
 at::Tensor draw(at::IntArrayRef shape, uint64_t seed) {
-  at::Tensor out = torch::empty(shape);
-  RandomStream(seed).fill_normal(out, 0, 1);
-  return out;
+  return testing::normal_values(shape, seed).to(torch::kFloat32);
 }
 
 struct Size {

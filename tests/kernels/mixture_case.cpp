@@ -14,12 +14,6 @@
 namespace smoe::testing {
 namespace {
 
-at::Tensor normal(at::IntArrayRef shape, uint64_t seed, at::ScalarType exact_in) {
-  at::Tensor out = torch::empty(shape, torch::kFloat64);
-  RandomStream(seed).fill_normal(out, 0, 1);
-  return out.to(exact_in).to(torch::kFloat64);
-}
-
 double act(double x, Activation activation) {
   switch (activation) {
     case Activation::kRelu: return x > 0 ? x : 0;
@@ -31,6 +25,12 @@ double act(double x, Activation activation) {
 }
 
 }  // namespace
+
+at::Tensor normal_values(at::IntArrayRef shape, uint64_t seed, at::ScalarType exact_in) {
+  at::Tensor out = torch::empty(shape, torch::kFloat64);
+  RandomStream(seed).fill_normal(out, 0, 1);
+  return out.to(exact_in).to(torch::kFloat64);
+}
 
 std::string MixtureCase::describe() const {
   std::ostringstream out;
@@ -61,7 +61,9 @@ MixtureCase MixtureCase::select(const at::Tensor& rows) const {
 
 MixtureCase make_case(const CaseShape& s, uint64_t seed, at::ScalarType exact_in) {
   MixtureCase c;
-  const auto draw = [&](uint64_t which, at::IntArrayRef shape) { return normal(shape, seed * 100 + which, exact_in); };
+  const auto draw = [&](uint64_t which, at::IntArrayRef shape) {
+    return normal_values(shape, seed * 100 + which, exact_in);
+  };
   const int64_t rows = is_gated(s.activation) ? 2 * s.H : s.H;
   c.activation = s.activation;
   c.x = draw(1, {s.T, s.D});

@@ -40,6 +40,9 @@ struct CaseShape {
   Activation activation = Activation::kRelu;
 };
 
+/// Standard normal values, fp64 and rounded to `exact_in`.
+at::Tensor normal_values(at::IntArrayRef shape, uint64_t seed, at::ScalarType exact_in = at::kDouble);
+
 /// Normal values rounded to `exact_in`; a routing of K distinct experts per token, none of it empty.
 MixtureCase make_case(const CaseShape& shape, uint64_t seed, at::ScalarType exact_in = at::kDouble);
 

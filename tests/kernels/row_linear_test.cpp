@@ -2,7 +2,6 @@
 
 #include <gtest/gtest.h>
 
-#include "smoe/tensor/random_stream.h"
 #include "tests/base/temp_folder.h"
 #include "tests/kernels/gradcheck.h"
 #include "tests/kernels/mixture_case.h"
@@ -12,18 +11,13 @@ namespace {
 
 using namespace testing;
 
-at::Tensor draw(at::IntArrayRef shape, uint64_t seed) {
-  at::Tensor out = torch::empty(shape, torch::kFloat64);
-  RandomStream(seed).fill_normal(out, 0, 1);
-  return out;
-}
-
 TEST(RowLinear, IsALinearMap) {
   uint64_t seed = 0;
   for (const int64_t M : {0, 1, 15, 16, 33}) {
     for (const int64_t I : {1, 5, 16, 31}) {
       for (const int64_t O : {1, 7, 16}) {
-        const at::Tensor x = draw({M, I}, ++seed), w = draw({O, I}, ++seed), b = draw({O}, ++seed);
+        const at::Tensor x = normal_values({M, I}, ++seed), w = normal_values({O, I}, ++seed),
+                         b = normal_values({O}, ++seed);
         EXPECT_TRUE(torch::allclose(row_linear(x, w, b), x.matmul(w.t()) + b, 1e-12, 1e-12)) << M << " " << I;
         EXPECT_TRUE(torch::allclose(row_linear(x, w, {}), x.matmul(w.t()), 1e-12, 1e-12)) << M << " " << I;
         EXPECT_EQ(row_linear(x, w, b).sizes(), at::IntArrayRef({M, O}));
@@ -35,7 +29,7 @@ TEST(RowLinear, IsALinearMap) {
 TEST(RowLinear, GradientsThroughThePadding) {
   for (const int64_t I : {3, 16}) {
     for (const int64_t M : {0, 2, 16}) {
-      const at::Tensor x = draw({M, I}, 1), w = draw({4, I}, 2), b = draw({4}, 3);
+      const at::Tensor x = normal_values({M, I}, 1), w = normal_values({4, I}, 2), b = normal_values({4}, 3);
       gradcheck([&] { return row_linear(x, w, b); }, {{"x", x}, {"w", w}, {"b", b}});
       gradcheck([&] { return row_linear(x, w, {}); }, {{"x", x}, {"w", w}});
     }
@@ -50,7 +44,8 @@ TEST(RowLinear, EqualRowsGiveEqualBits) {
   for (int i = 0; i < 240; ++i) {
     int64_t I = up_to(i % 4 == 0 ? 3000 : 300), O = up_to(i % 3 == 0 ? 12 : 200);
     if (i % 5 == 0) I = 16 * up_to(40), O = 16 * up_to(20);
-    const at::Tensor row = draw({1, I}, 10), w = draw({O, I}, 11), b = i % 2 == 0 ? draw({O}, 12) : at::Tensor();
+    const at::Tensor row = normal_values({1, I}, 10), w = normal_values({O, I}, 11),
+                     b = i % 2 == 0 ? normal_values({O}, 12) : at::Tensor();
     const Threads threads(1 << (i % 3));
     for (const auto type : {at::kFloat, at::kDouble, at::kBFloat16}) {
       const auto map = [&](int64_t rows) {

@@ -5,7 +5,6 @@
 
 #include <random>
 
-#include "smoe/tensor/random_stream.h"
 #include "tests/base/temp_folder.h"
 #include "tests/kernels/mixture_case.h"
 
@@ -13,12 +12,6 @@ namespace smoe {
 namespace {
 
 using namespace testing;
-
-at::Tensor normal(at::IntArrayRef shape, uint64_t seed) {
-  at::Tensor out = torch::empty(shape, torch::kFloat64);
-  RandomStream(seed).fill_normal(out, 0, 1);
-  return out.to(at::kBFloat16).to(at::kDouble);  // exact in every type
-}
 
 /// One-hot [T · K, R]: which row stands for which slot.
 at::Tensor rows_of_slots_matrix(const RowPlan& plan) {
@@ -47,13 +40,13 @@ TEST(RowMoves, EqualProductsWithTheMatrixOfThePlanInEveryType) {
       const at::Tensor of_slots = c.x.repeat_interleave(K, 0);  // [T · K, D]
       EXPECT_TRUE(torch::equal(gather_rows(c.x.to(type), plan).to(at::kDouble), matrix.t().mm(of_slots)));
 
-      const at::Tensor rows = normal({plan.rows(), D}, random()), weight = c.weight;
+      const at::Tensor rows = normal_values({plan.rows(), D}, random(), at::kBFloat16), weight = c.weight;
       const at::Tensor terms = matrix.mm(rows).view({T, K, D}), weighted = terms * weight.unsqueeze(2);
       const at::Tensor typed = rows.to(type);
       expect_near(combine_rows(typed, weight.to(at::kFloat), plan), weighted.sum(1), unit * weighted.abs().sum(1));
       expect_near(combine_rows(typed, {}, plan), terms.sum(1), unit * terms.abs().sum(1));
 
-      const at::Tensor g = normal({T, D}, random()), g_terms = g.unsqueeze(1) * terms;
+      const at::Tensor g = normal_values({T, D}, random(), at::kBFloat16), g_terms = g.unsqueeze(1) * terms;
       const auto [of_rows, of_weight] = combine_rows_backward(g.to(type), typed, weight.to(at::kFloat), plan);
       const at::Tensor want_rows = matrix.t().mm((g.unsqueeze(1) * weight.unsqueeze(2)).reshape({T * K, D}));
       expect_near(of_rows, want_rows, unit * want_rows.abs());

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <set>
 
 #include "smoe/base/file.h"
 #include "smoe/train/trainer.h"
@@ -15,10 +16,13 @@
 namespace smoe {
 namespace {
 
-/// Adds up what LibTorch's tensors on the CPU take, while it is installed.
+/// Adds up what LibTorch's tensors on the CPU take that are made while it is installed: what was kept before, as packed
+/// weights are, may well be given back meanwhile.
 class TensorMemory : public c10::MemoryReportingInfoBase {
  public:
-  void reportMemoryUsage(void*, int64_t size, size_t, size_t, c10::Device) override {
+  void reportMemoryUsage(void* place, int64_t size, size_t, size_t, c10::Device) override {
+    if (size < 0 && seen_.erase(place) == 0) return;
+    if (size > 0) seen_.insert(place);
     now_ += size;
     peak_ = std::max(peak_, now_);
   }
@@ -27,6 +31,7 @@ class TensorMemory : public c10::MemoryReportingInfoBase {
   double peak() const { return static_cast<double>(peak_); }
 
  private:
+  std::set<void*> seen_;
   int64_t now_ = 0, peak_ = 0;
 };
 

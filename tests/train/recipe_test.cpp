@@ -7,7 +7,7 @@
 namespace smoe {
 namespace {
 
-std::string message_of(Recipe recipe) {
+std::string refusal(Recipe recipe) {
   try {
     recipe.check();
   } catch (const UserError& error) {
@@ -18,7 +18,7 @@ std::string message_of(Recipe recipe) {
 
 TEST(Recipe, TheDefaultsAreThePublishedSetting) {
   Recipe recipe;
-  EXPECT_EQ(message_of(recipe), "");
+  EXPECT_EQ(refusal(recipe), "");
   EXPECT_EQ(recipe.moe.experts * recipe.moe.expert_width, 8192);
   EXPECT_EQ(recipe.train.steps, 400000);
   EXPECT_EQ(recipe.optimizer.clip_norm, 0.25);
@@ -37,32 +37,32 @@ TEST(Recipe, TomlRoundTrip) {
 TEST(Recipe, ContradictionsAreNamed) {
   Recipe recipe;
   recipe.moe.experts = 8;
-  EXPECT_NE(message_of(recipe).find("k_schedule.max = 16"), std::string::npos);
+  EXPECT_NE(refusal(recipe).find("k_schedule.max = 16"), std::string::npos);
   recipe.model.moe_layers = {};  // a dense model does not care
-  EXPECT_EQ(message_of(recipe), "");
+  EXPECT_EQ(refusal(recipe), "");
   recipe = {};
   recipe.train.accumulate = 3;
-  EXPECT_NE(message_of(recipe).find("train.accumulate"), std::string::npos);
+  EXPECT_NE(refusal(recipe).find("train.accumulate"), std::string::npos);
   recipe = {};
   recipe.model.width = 7;
-  EXPECT_NE(message_of(recipe).find("even"), std::string::npos);
+  EXPECT_NE(refusal(recipe).find("even"), std::string::npos);
   recipe = {};
   recipe.train.eval_segment = 2000;
-  EXPECT_NE(message_of(recipe).find("eval_segment"), std::string::npos);
+  EXPECT_NE(refusal(recipe).find("eval_segment"), std::string::npos);
 }
 
 TEST(Recipe, SizesThatOverflowAreNamed) {
   Recipe recipe;
   const Recipe published;
   recipe.model.width = int64_t{1} << 62;
-  EXPECT_NE(message_of(recipe).find("model.width"), std::string::npos);
+  EXPECT_NE(refusal(recipe).find("model.width"), std::string::npos);
   recipe.model.width = 100'000'000;
-  EXPECT_NE(message_of(recipe).find("parameters"), std::string::npos);
+  EXPECT_NE(refusal(recipe).find("parameters"), std::string::npos);
   recipe = published;
   recipe.moe.experts = 8192, recipe.moe.expert_width = int64_t{1} << 60;
-  EXPECT_NE(message_of(recipe).find("moe.expert_width"), std::string::npos);
+  EXPECT_NE(refusal(recipe).find("moe.expert_width"), std::string::npos);
   recipe.model.moe_layers = {};  // a dense model has none of them
-  EXPECT_EQ(message_of(recipe), "");
+  EXPECT_EQ(refusal(recipe), "");
   EXPECT_THROW(read_toml(recipe.fields(), "[model]\nlayers = 9223372036854775807\n", "test"), UserError);
   EXPECT_THROW(read_toml(recipe.fields(), "[train]\nbatch = 9223372036854775807\n", "test"), UserError);
   EXPECT_THROW(read_toml(recipe.fields(), "[train]\nsegment = 4611686018427387904\n", "test"), UserError);
@@ -73,15 +73,15 @@ TEST(Recipe, WhatDoesNotGoTogetherIsRefused) {
   recipe.moe.router = "learned";
   recipe.losses.device_balance = 0.05;
   recipe.losses.devices = 3;
-  EXPECT_NE(message_of(recipe).find("losses.devices = 3 does not divide moe.experts = 16"), std::string::npos);
+  EXPECT_NE(refusal(recipe).find("losses.devices = 3 does not divide moe.experts = 16"), std::string::npos);
   recipe.losses.devices = 4;
-  EXPECT_EQ(message_of(recipe), "");
+  EXPECT_EQ(refusal(recipe), "");
   recipe.moe.network_share = 0.75;  // capacities by class, and one class only
-  EXPECT_NE(message_of(recipe).find("moe.network_share = 0.75 needs experts that are no networks"), std::string::npos);
+  EXPECT_NE(refusal(recipe).find("moe.network_share = 0.75 needs experts that are no networks"), std::string::npos);
   recipe.moe.null_experts = 16;
-  EXPECT_NE(message_of(recipe).find("leaves no network"), std::string::npos);
+  EXPECT_NE(refusal(recipe).find("leaves no network"), std::string::npos);
   recipe.moe.null_experts = 8;
-  EXPECT_EQ(message_of(recipe), "");
+  EXPECT_EQ(refusal(recipe), "");
 }
 
 TEST(LearningRate, CosineOfThePublishedRun) {

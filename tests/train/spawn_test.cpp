@@ -4,7 +4,6 @@
 #include <gtest/gtest.h>
 #include <torch/types.h>
 
-#include <atomic>
 #include <map>
 #include <sstream>
 
@@ -20,8 +19,9 @@
 namespace smoe {
 namespace {
 
-const std::atomic<int> kNoStop{0};
-const std::atomic<int> kStopAtOnce{15};
+using testing::kNoStop;
+using testing::kStopAtOnce;
+using testing::last_tensors;
 
 ModelSpec small_spec(const std::string& router = "learned") {
   ModelSpec spec;
@@ -64,12 +64,6 @@ Recipe spawning_recipe(const std::filesystem::path& folder) {
   recipe.k_schedule = {.kind = "constant", .min = 1, .max = 1};
   recipe.spawn.at = 0.5;
   return recipe;
-}
-
-std::map<std::string, at::Tensor> last_tensors(const std::filesystem::path& run, const std::string& file) {
-  std::map<std::string, at::Tensor> out;
-  for (const auto& [name, tensor] : load_tensors(resolve_model(run, CheckpointRole::kLast) / file)) out[name] = tensor;
-  return out;
 }
 
 TEST(Spawn, EqualCopiesAnswerAsTheOneDid) {
@@ -132,7 +126,7 @@ TEST(Spawn, ARunHasOneExpertUntilItsStepAndAllAfter) {
   EXPECT_EQ(trainer->model().spec().moe.experts, 4);
   trainer->run(kNoStop, nullptr);
   trainer.reset();
-  EXPECT_EQ(last_tensors(run, "model.safetensors").at("layers.0.moe.experts.0.w1").size(0), 4);
+  EXPECT_EQ(last_tensors(run).at("layers.0.moe.experts.0.w1").size(0), 4);
   EXPECT_EQ(load_model(resolve_model(run, CheckpointRole::kLast)).model->spec().moe.experts, 4);
 }
 

@@ -2,6 +2,7 @@
 
 #include "smoe/base/file.h"
 #include "smoe/base/philox.h"
+#include "smoe/train/trainer.h"
 
 namespace smoe::testing {
 
@@ -35,6 +36,11 @@ Recipe tiny_recipe(const std::filesystem::path& folder) {
                   .threads = 2};
   recipe.optimizer.lr = 1e-3;
   return recipe;
+}
+
+TensorMap last_tensors(const std::filesystem::path& run, const std::string& file) {
+  const NamedTensors tensors = load_tensors(resolve_model(run, CheckpointRole::kLast) / file);
+  return {tensors.begin(), tensors.end()};
 }
 
 }  // namespace smoe::testing

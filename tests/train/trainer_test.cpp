@@ -16,9 +16,9 @@
 namespace smoe {
 namespace {
 
+using testing::kNoStop;
+using testing::last_tensors;
 using testing::tiny_recipe;
-
-const std::atomic<int> kNoStop{0};
 
 /// Trains to the end and returns the run's folder.
 std::filesystem::path train(const Recipe& recipe, const std::filesystem::path& out) {
@@ -27,16 +27,10 @@ std::filesystem::path train(const Recipe& recipe, const std::filesystem::path& o
   return out;
 }
 
-std::map<std::string, at::Tensor> weights(const std::filesystem::path& run,
-                                          CheckpointRole role = CheckpointRole::kLast) {
-  const NamedTensors tensors = load_tensors(resolve_model(run, role) / "model.safetensors");
-  return {tensors.begin(), tensors.end()};
-}
-
 TEST(Trainer, TheRouterStaysAsItWasDrawn) {
   TempFolder folder;
   const Recipe recipe = tiny_recipe(folder.path());
-  const auto after = weights(train(recipe, folder.path() / "run"));
+  const auto after = last_tensors(train(recipe, folder.path() / "run"));
   const auto fresh = make_model(recipe.spec(256), RandomStream(3).at("weights"));
   int routers = 0;
   for (const auto& [name, tensor] : named_tensors(*fresh)) {
@@ -71,9 +65,9 @@ TEST(Trainer, AccumulatedMicroBatchesGiveTheSameStep) {
   Recipe recipe = tiny_recipe(folder.path());
   recipe.train.steps = 2;
   recipe.model.dropout = 0;  // masks belong to a micro-batch
-  const auto whole = weights(train(recipe, folder.path() / "whole"));
+  const auto whole = last_tensors(train(recipe, folder.path() / "whole"));
   recipe.train.accumulate = 2;
-  const auto halves = weights(train(recipe, folder.path() / "halves"));
+  const auto halves = last_tensors(train(recipe, folder.path() / "halves"));
   // Adam divides by the root of a tiny second moment, so rounding of tiny gradients shows; one update is at most lr.
   for (const auto& [name, tensor] : whole) {
     const at::Tensor difference = (tensor - halves.at(name)).abs();

@@ -4,7 +4,6 @@
 #include <gtest/gtest.h>
 #include <torch/nn/modules/linear.h>
 
-#include <atomic>
 #include <cmath>
 #include <map>
 #include <sstream>
@@ -20,17 +19,11 @@
 namespace smoe {
 namespace {
 
+using testing::kNoStop;
+using testing::kStopAtOnce;
+using testing::last_tensors;
+using testing::TensorMap;
 using testing::tiny_recipe;
-
-const std::atomic<int> kNoStop{0};
-const std::atomic<int> kStopAtOnce{15};
-
-using Values = std::map<std::string, at::Tensor>;
-
-Values last_weights(const std::filesystem::path& run) {
-  const NamedTensors tensors = load_tensors(resolve_model(run, CheckpointRole::kLast) / "model.safetensors");
-  return {tensors.begin(), tensors.end()};
-}
 
 TEST(WeightAverage, IsThePlainMeanOfTheSnapshots) {
   torch::nn::Linear layer(3, 2);
@@ -120,11 +113,11 @@ TEST(WeightAverage, IsEvaluatedAndSavedAsAModelBesideTheWeights) {
   start_training(recipe, run)->run(kNoStop, nullptr);
 
   // Averaging changes nothing in training itself …
-  const Values last = last_weights(run);
-  for (const auto& [name, value] : last_weights(plain)) EXPECT_TRUE(torch::equal(value, last.at(name))) << name;
+  const TensorMap last = last_tensors(run);
+  for (const auto& [name, value] : last_tensors(plain)) EXPECT_TRUE(torch::equal(value, last.at(name))) << name;
   EXPECT_EQ(evaluations(run, "valid", 4), evaluations(plain, "valid", 4));
   // … and what is saved beside it is the mean of the weights after steps 4, 6 and 8.
-  Values sum;
+  TensorMap sum;
   for (const char* step : {"step-00000004", "step-00000006", "step-00000008"}) {
     for (const auto& [name, value] : load_tensors(plain / "checkpoints" / step / "model.safetensors")) {
       sum[name] = sum.contains(name) ? sum[name] + value : value;
