@@ -49,3 +49,17 @@ function(smoe_precompiled_header target)
     target_compile_options(${target} PRIVATE -fpch-preprocess)
   endif()
 endfunction()
+
+# Compiles the sources of a folder as one, where nobody waits for a single file: most of a file's time goes to headers.
+# Left alone are folders whose files give their own things the same names, a file each kind or each kernel.
+function(smoe_compile_folders_as_one target)
+  get_target_property(sources ${target} SOURCES)
+  foreach(source ${sources})
+    cmake_path(GET source PARENT_PATH folder)
+    if(source MATCHES "\\.cpp$" AND NOT folder MATCHES "(smoe/kernels|/routers)$")
+      string(MAKE_C_IDENTIFIER "${folder}" group)
+      set_source_files_properties(${source} PROPERTIES UNITY_GROUP ${group})
+    endif()
+  endforeach()
+  set_target_properties(${target} PROPERTIES UNITY_BUILD ON UNITY_BUILD_MODE GROUP)
+endfunction()
