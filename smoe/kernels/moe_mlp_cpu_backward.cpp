@@ -19,7 +19,10 @@
 namespace smoe {
 namespace {
 
-constexpr int64_t kTileRows = 128;
+/// Rows of a tile. The gradients of a wide layer's weights, which each tile adds to, do not stay in the cache: there more
+/// rows a tile are fewer ways through memory, which is worth more than that the tile itself fits.
+int64_t tile_rows_at(int64_t width) { return width >= 512 ? 256 : 128; }
+
 constexpr int64_t kSlice = 64;  // hidden columns that stay in the cache with a tile
 constexpr int64_t kPieces = 8;  // an expert with more than such a part of all rows is cut
 
@@ -80,10 +83,10 @@ class Backward {
   struct Space {
     explicit Space(const Backward& b) {
       const MlpSizes& n = b.sizes_;
-      const int64_t tile = tile_room(kTileRows * kSlice);
-      gradient = scratch.template take<T>(kTileRows * b.operand_width(n.D));
-      gradient_transposed = scratch.template take<P>(kTileRows * n.D);
-      x = scratch.template take<P>(kTileRows * round_up(n.D, kPackedColumns));
+      const int64_t rows = b.tile_rows_, tile = tile_room(rows * kSlice);
+      gradient = scratch.template take<T>(rows * b.operand_width(n.D));
+      gradient_transposed = scratch.template take<P>(rows * n.D);
+      x = scratch.template take<P>(rows * round_up(n.D, kPackedColumns));
       through = scratch.template take<float>(tile);
       after = scratch.template take<P>(tile);
       mask = scratch.template take<float>(b.call_.options.dropout_p > 0 ? tile : 0);
@@ -151,7 +154,7 @@ class Backward {
 
   void one_piece(const Piece& piece, Space& s) {
     const int64_t begin = rows_.first[static_cast<size_t>(piece.e)], count = rows_.rows_of(piece.e);
-    const int64_t tiles = ceil_div(count, kTileRows);
+    const int64_t tiles = ceil_div(count, tile_rows_);
     int64_t done = 0;
     for (int64_t i = 0; i < tiles; ++i) {
       const int64_t size = std::min(round_up(ceil_div(count - done, tiles - i), 8), count - done);
@@ -307,6 +310,7 @@ class Backward {
 
   const MlpCall& call_;
   const MlpSizes sizes_;
+  const int64_t tile_rows_ = tile_rows_at(sizes_.D);
   const MlpWanted wanted_;
   const RowPasses<P>& passes_ = row_passes<P>();
   const ExpertRows rows_;
