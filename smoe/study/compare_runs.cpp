@@ -18,6 +18,7 @@
 #include "smoe/base/file.h"
 #include "smoe/base/json.h"
 #include "smoe/base/progress.h"
+#include "smoe/base/quote.h"
 #include "smoe/study/run_record.h"
 
 namespace smoe {
@@ -53,12 +54,26 @@ bool is_evaluated(const PlannedRun& run, const RunPaths& paths) {
   return json.value("arguments", Json()) == Json(run.evaluate);
 }
 
+/// The first argument that differs, with the option it belongs to; "nothing more" past the last one.
+std::string argument_at(const std::vector<std::string>& arguments, size_t place) {
+  if (place >= arguments.size()) return "nothing more";
+  const bool has_option = place > 0 && arguments[place - 1].starts_with("--") && !arguments[place].starts_with("--");
+  return has_option ? arguments[place - 1] + " " + arguments[place] : arguments[place];
+}
+
 /// A run may be gone on with only as what it was begun.
 void check_stamp(const PlannedRun& run, const RunPaths& paths) {
   if (!std::filesystem::exists(paths.stamp)) return;
+  std::vector<std::string> begun;
   const Json json = read_json_object(paths.stamp);
-  require(json.value("train", Json()) == Json(run.train), paths.run.string(),
-          ": was begun with other settings; remove it, or choose another folder with -o");
+  for (const Json& argument : json.value("train", Json::array())) {
+    begun.push_back(argument.is_string() ? argument.get<std::string>() : argument.dump());
+  }
+  const auto differs = std::mismatch(begun.begin(), begun.end(), run.train.begin(), run.train.end());
+  const auto place = static_cast<size_t>(differs.first - begun.begin());
+  require(begun == run.train, paths.run.string(), ": was begun with other settings, ",
+          printable(argument_at(begun, place)), " where there now is ", printable(argument_at(run.train, place)),
+          "; remove it, or choose another folder with -o");
 }
 
 std::string last_line_of(const std::filesystem::path& path) {

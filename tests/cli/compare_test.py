@@ -125,7 +125,9 @@ class Compare(Finished):
 
     def test_refusals(self):
         compare = ("compare", "plan.toml", "--data", "text.txt")
-        self.assert_refused(*compare, "-o", "out", "--tokens", "2K", says=["linear-seed1", "was begun with other settings"])
+        self.assert_refused(*compare, "-o", "out", "--tokens", "2K",
+                            says=["linear-seed1: was begun with other settings, --set train.steps=",
+                                  " where there now is --set train.steps="])
         self.assert_refused("compare", "plan.toml", says=["--data"])
         self.assert_refused("compare", "none.toml", "--data", "text.txt", says=["none.toml"])
         self.assert_refused("compare", "plan.toml", "--data", "none.txt", says=["none.txt"])
