@@ -38,8 +38,8 @@ at::Tensor normal(at::IntArrayRef sizes, double deviation, const char* name) {
 }  // namespace
 
 const std::vector<std::string>& spread_names() {
-  static const std::vector<std::string> names = {"balanced", "uniform", "skewed"};
-  return names;
+  static const std::vector<std::string> kNames = {"balanced", "uniform", "skewed"};
+  return kNames;
 }
 
 Spread parse_spread(const std::string& name) {
@@ -95,7 +95,7 @@ LayerCase LayerCase::make(const LayerShape& shape, at::ScalarType type, Activati
 
 double LayerCase::forward_flops() const {
   const double rows = static_cast<double>(shape.T) * static_cast<double>(shape.K);
-  return 2 * rows * static_cast<double>((weights.w1.numel() + weights.w2.numel()) / shape.E);
+  return 2 * rows * static_cast<double>(weights.w1.numel() + weights.w2.numel()) / static_cast<double>(shape.E);
 }
 
 int64_t LayerCase::expert_bytes() const {

@@ -90,9 +90,9 @@ std::vector<Measured<ReadSpeed>> buffers_to_measure() {
 std::string BlockShape::text() const { return concat(m, "x", n, "x", k); }
 
 const std::vector<BlockShape>& kernel_blocks() {
-  static const std::vector<BlockShape> blocks = {{32, 64, 256}, {64, 64, 256},  {128, 64, 256}, {128, 64, 64},
-                                                 {64, 64, 128}, {32, 64, 1024}, {256, 64, 64}};
-  return blocks;
+  static const std::vector<BlockShape> kBlocks = {{32, 64, 256}, {64, 64, 256},  {128, 64, 256}, {128, 64, 64},
+                                                  {64, 64, 128}, {32, 64, 1024}, {256, 64, 64}};
+  return kBlocks;
 }
 
 void on_all_threads(const std::function<void(int64_t, int64_t)>& visit) {

@@ -9,12 +9,12 @@ namespace smoe::bench {
 class LiveMemory::Counter : public c10::MemoryReportingInfoBase {
  public:
   void reportMemoryUsage(void*, int64_t change, size_t, size_t, c10::Device) override {
-    now_ += change;
-    peak_ = std::max(peak_, now_);
+    now += change;
+    peak = std::max(peak, now);
   }
   bool memoryProfilingEnabled() const override { return true; }
 
-  int64_t now_ = 0, peak_ = 0;
+  int64_t now = 0, peak = 0;
 };
 
 LiveMemory::LiveMemory()
@@ -23,7 +23,7 @@ LiveMemory::LiveMemory()
 
 LiveMemory::~LiveMemory() = default;
 
-int64_t LiveMemory::now() const { return counter_->now_; }
-int64_t LiveMemory::peak() const { return counter_->peak_; }
+int64_t LiveMemory::now() const { return counter_->now; }
+int64_t LiveMemory::peak() const { return counter_->peak; }
 
 }  // namespace smoe::bench

@@ -96,7 +96,7 @@ class StepClock {
     trainer.listen([this](const char* part) {
       const auto now = std::chrono::steady_clock::now();
       if (steps_.empty()) return;
-      if (std::find(names_.begin(), names_.end(), part) == names_.end()) names_.push_back(part);
+      if (std::find(names_.begin(), names_.end(), part) == names_.end()) names_.emplace_back(part);
       steps_.back()[part] += std::chrono::duration<double>(now - last_).count();
       last_ = now;
     });

@@ -76,9 +76,9 @@ class ActivateFunction : public torch::autograd::Function<ActivateFunction> {
 }  // namespace
 
 const std::vector<std::string>& activation_names() {
-  static const std::vector<std::string> names = {"relu",  "gelu",  "gelu_tanh",  "silu",  // in the order of the enum
-                                                 "reglu", "geglu", "geglu_tanh", "swiglu"};
-  return names;
+  static const std::vector<std::string> kNames = {"relu",  "gelu",  "gelu_tanh",  "silu",  // in the order of the enum
+                                                  "reglu", "geglu", "geglu_tanh", "swiglu"};
+  return kNames;
 }
 
 bool is_gated(Activation activation) { return activation >= Activation::kReglu; }

@@ -6,7 +6,7 @@ namespace smoe {
 AttentionRows attention_rows_baseline() { return make_attention_rows(); }
 
 const AttentionRows& attention_rows() {
-  static const AttentionRows chosen = [] {
+  static const AttentionRows kChosen = [] {
 #if defined(__x86_64__)
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
         __builtin_cpu_supports("avx512vl")) {
@@ -16,7 +16,7 @@ const AttentionRows& attention_rows() {
 #endif
     return attention_rows_baseline();
   }();
-  return chosen;
+  return kChosen;
 }
 
 }  // namespace smoe

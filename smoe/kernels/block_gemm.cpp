@@ -24,8 +24,8 @@ bool works() {
 }  // namespace
 
 bool has_block_gemm(c10::ScalarType type) {
-  static const bool fp32 = works<float>(), bf16 = works<c10::BFloat16>();
-  return (type == c10::kFloat && fp32) || (type == c10::kBFloat16 && bf16);
+  static const bool kFp32 = works<float>(), kBf16 = works<c10::BFloat16>();
+  return (type == c10::kFloat && kFp32) || (type == c10::kBFloat16 && kBf16);
 }
 
 void block_gemm(int64_t M, int64_t N, int64_t K, const float* a, int64_t lda, const float* b, int64_t ldb, float* c,

@@ -88,17 +88,17 @@ TwoTensors combine_backward_meta(const at::Tensor& gradient, const MaybeTensor& 
 
 at::Tensor call_combine(const at::Tensor& rows, const MaybeTensor& weight, const at::Tensor& slot,
                         const at::Tensor& place) {
-  static const auto op =
+  static const auto kOperator =
       c10::Dispatcher::singleton().findSchemaOrThrow("smoe::combine", "").typed<decltype(combine_kernel)>();
-  return op.call(rows, weight, slot, place);
+  return kOperator.call(rows, weight, slot, place);
 }
 
 using DispatchSignature = FourTensors(const at::Tensor&, const at::Tensor&, c10::SymInt, int64_t);
 
 FourTensors call_dispatch(const at::Tensor& x, const at::Tensor& expert, c10::SymInt experts, int64_t align) {
-  static const auto op =
+  static const auto kOperator =
       c10::Dispatcher::singleton().findSchemaOrThrow("smoe::dispatch", "").typed<DispatchSignature>();
-  return op.call(x, expert, std::move(experts), align);
+  return kOperator.call(x, expert, std::move(experts), align);
 }
 
 class DispatchFunction : public torch::autograd::Function<DispatchFunction> {
@@ -130,11 +130,12 @@ class CombineFunction : public torch::autograd::Function<CombineFunction> {
   }
 
   static variable_list backward(AutogradContext* context, variable_list gradients) {
-    static const auto op = c10::Dispatcher::singleton()
-                               .findSchemaOrThrow("smoe::combine_backward", "")
-                               .typed<decltype(combine_backward_kernel)>();
+    static const auto kOperator = c10::Dispatcher::singleton()
+                                      .findSchemaOrThrow("smoe::combine_backward", "")
+                                      .typed<decltype(combine_backward_kernel)>();
     const variable_list saved = context->get_saved_variables();
-    const auto [of_rows, of_weight] = op.call(gradients[0], given(saved[0]), given(saved[1]), saved[2], saved[3]);
+    const auto [of_rows, of_weight] =
+        kOperator.call(gradients[0], given(saved[0]), given(saved[1]), saved[2], saved[3]);
     const at::Tensor none;
     return {of_rows, saved[0].defined() ? of_weight : none, none, none};
   }

@@ -32,13 +32,13 @@ DropoutRule::DropoutRule(double p, uint64_t mask_key) : key(mask_key) {
 }
 
 void fill_dropout(const DropoutRule& rule, uint64_t high, int64_t first, int64_t count, float* out) {
-  static const FillDropoutWords fill = choose();
+  static const FillDropoutWords kFill = choose();
   if (rule.drop_below == 0) {
     std::fill_n(out, count, rule.scale);
     return;
   }
   const DropoutWords words{rule.key, high, static_cast<uint32_t>(rule.drop_below - 1), rule.scale};
-  fill(words, static_cast<uint64_t>(first) / 4, count, out);
+  kFill(words, static_cast<uint64_t>(first) / 4, count, out);
 }
 
 }  // namespace smoe

@@ -80,9 +80,9 @@ ThreeTensors backward_meta(const at::Tensor& gradient, const MaybeTensor&, const
 }
 
 at::Tensor call_gemm(const at::Tensor& rows, const at::Tensor& offsets, const at::Tensor& w, const MaybeTensor& bias) {
-  static const auto op =
+  static const auto kOperator =
       c10::Dispatcher::singleton().findSchemaOrThrow("smoe::expert_gemm", "").typed<decltype(gemm_kernel)>();
-  return op.call(rows, offsets, w, bias);
+  return kOperator.call(rows, offsets, w, bias);
 }
 
 class GemmFunction : public torch::autograd::Function<GemmFunction> {
@@ -97,14 +97,14 @@ class GemmFunction : public torch::autograd::Function<GemmFunction> {
   }
 
   static variable_list backward(AutogradContext* context, variable_list gradients) {
-    static const auto op = c10::Dispatcher::singleton()
-                               .findSchemaOrThrow("smoe::expert_gemm_backward", "")
-                               .typed<decltype(backward_kernel)>();
+    static const auto kOperator = c10::Dispatcher::singleton()
+                                      .findSchemaOrThrow("smoe::expert_gemm_backward", "")
+                                      .typed<decltype(backward_kernel)>();
     const variable_list saved = context->get_saved_variables();
     const c10::List<bool> asked = context->saved_data["wanted"].toBoolList();
     const std::array<bool, 3> wanted = {asked[0], asked[1], asked[2]};
     const auto [of_rows, of_w, of_bias] =
-        op.call(gradients[0], given(saved[0]), saved[1], saved[2], given(saved[3]), wanted);
+        kOperator.call(gradients[0], given(saved[0]), saved[1], saved[2], given(saved[3]), wanted);
     const at::Tensor none;
     return {wanted[0] ? of_rows : none, none, wanted[1] ? of_w : none, wanted[2] ? of_bias : none};
   }

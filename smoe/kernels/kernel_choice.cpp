@@ -8,8 +8,8 @@
 namespace smoe {
 
 const std::vector<std::string>& kernel_choices() {
-  static const std::vector<std::string> names = {"auto", "reference", "grouped"};  // in the order of the enum
-  return names;
+  static const std::vector<std::string> kNames = {"auto", "reference", "grouped"};  // in the order of the enum
+  return kNames;
 }
 
 const std::string& name_of(KernelChoice choice) { return kernel_choices()[static_cast<size_t>(choice)]; }

@@ -69,8 +69,8 @@ MlpCall make_call(const at::Tensor& x, const at::Tensor& expert, const at::Tenso
 }
 
 const std::vector<std::string>& body_names() {
-  static const std::vector<std::string> names = {"reference", "grouped", "blocks"};  // in the order of the enum
-  return names;
+  static const std::vector<std::string> kNames = {"reference", "grouped", "blocks"};  // in the order of the enum
+  return kNames;
 }
 
 /// The fastest body, or the one that SMOE_KERNEL asks for. Asked above the dispatcher, where tracing still sees devices.
@@ -187,13 +187,13 @@ class MoeMlpFunction : public torch::autograd::Function<MoeMlpFunction> {
                             const at::Tensor& weight, const at::Tensor& w1, const MaybeTensor& b1, const at::Tensor& w2,
                             const MaybeTensor& b2, const std::string& activation, double dropout_p, int64_t dropout_key,
                             bool keep_hidden) {
-    static const auto op =
+    static const auto kOperator =
         c10::Dispatcher::singleton().findSchemaOrThrow("smoe::moe_mlp_forward", "").typed<decltype(forward_kernel)>();
     const at::AutoDispatchBelowADInplaceOrView below;
     const at::Tensor none;
     const std::string& body = choose_body(x, {w1, b1.value_or(none), w2, b2.value_or(none)}, activation);
     const auto [y, hidden] =
-        op.call(x, expert, weight, w1, b1, w2, b2, activation, dropout_p, dropout_key, keep_hidden, body);
+        kOperator.call(x, expert, weight, w1, b1, w2, b2, activation, dropout_p, dropout_key, keep_hidden, body);
     const at::Tensor bias1 = b1.value_or(none), bias2 = b2.value_or(none);
     context->save_for_backward({x, expert, weight, w1, bias1, w2, bias2, hidden});
     const std::array<at::Tensor, 6> inputs = {x, weight, w1, bias1, w2, bias2};
@@ -208,7 +208,7 @@ class MoeMlpFunction : public torch::autograd::Function<MoeMlpFunction> {
   }
 
   static variable_list backward(AutogradContext* context, variable_list gradients) {
-    static const auto op =
+    static const auto kOperator =
         c10::Dispatcher::singleton().findSchemaOrThrow("smoe::moe_mlp_backward", "").typed<decltype(backward_kernel)>();
     const variable_list s = context->get_saved_variables();
     auto& data = context->saved_data;
@@ -217,9 +217,9 @@ class MoeMlpFunction : public torch::autograd::Function<MoeMlpFunction> {
     for (size_t i = 0; i < wanted.size(); ++i) wanted[i] = asked[i];
     const auto given = [](const at::Tensor& b) { return b.defined() ? MaybeTensor(b) : std::nullopt; };
     const at::AutoDispatchBelowADInplaceOrView below;  // there is no second derivative
-    auto [x, weight, w1, b1, w2, b2] = op.call(gradients[0], s[0], s[1], s[2], s[3], given(s[4]), s[5], given(s[6]),
-                                               s[7], data["activation"].toStringRef(), data["dropout_p"].toDouble(),
-                                               data["dropout_key"].toInt(), wanted, data["body"].toStringRef());
+    auto [x, weight, w1, b1, w2, b2] = kOperator.call(
+        gradients[0], s[0], s[1], s[2], s[3], given(s[4]), s[5], given(s[6]), s[7], data["activation"].toStringRef(),
+        data["dropout_p"].toDouble(), data["dropout_key"].toInt(), wanted, data["body"].toStringRef());
     std::array<at::Tensor, 6> out = {x, weight, w1, b1, w2, b2};
     for (size_t i = 0; i < out.size(); ++i) {
       if (!wanted[i]) out[i] = at::Tensor();
@@ -246,12 +246,12 @@ at::Tensor with_autograd(const at::Tensor& x, const at::Tensor& expert, const at
 at::Tensor without_autograd(const at::Tensor& x, const at::Tensor& expert, const at::Tensor& weight,
                             const at::Tensor& w1, const MaybeTensor& b1, const at::Tensor& w2, const MaybeTensor& b2,
                             c10::string_view activation, double dropout_p, int64_t dropout_key) {
-  static const auto op =
+  static const auto kOperator =
       c10::Dispatcher::singleton().findSchemaOrThrow("smoe::moe_mlp_forward", "").typed<decltype(forward_kernel)>();
   const at::Tensor none;
   const std::string& body = choose_body(x, {w1, b1.value_or(none), w2, b2.value_or(none)}, activation);
-  return std::get<0>(op.call(x, expert, weight, w1, b1, w2, b2, activation, dropout_p, dropout_key,
-                             /*keep_hidden=*/false, body));
+  return std::get<0>(kOperator.call(x, expert, weight, w1, b1, w2, b2, activation, dropout_p, dropout_key,
+                                    /*keep_hidden=*/false, body));
 }
 
 }  // namespace
@@ -287,11 +287,12 @@ TORCH_LIBRARY_IMPL(smoe, Meta, m) {
 
 at::Tensor moe_mlp(const at::Tensor& x, const at::Tensor& expert, const at::Tensor& weight, const MlpWeights& weights,
                    Activation activation, double dropout_p, uint64_t dropout_key) {
-  static const auto op =
+  static const auto kOperator =
       c10::Dispatcher::singleton().findSchemaOrThrow("smoe::moe_mlp", "").typed<decltype(with_autograd)>();
   const auto given = [](const at::Tensor& b) { return b.defined() ? MaybeTensor(b) : std::nullopt; };
-  return op.call(x, expert, weight, weights.w1, given(weights.b1), weights.w2, given(weights.b2),
-                 activation_names()[static_cast<size_t>(activation)], dropout_p, static_cast<int64_t>(dropout_key));
+  return kOperator.call(x, expert, weight, weights.w1, given(weights.b1), weights.w2, given(weights.b2),
+                        activation_names()[static_cast<size_t>(activation)], dropout_p,
+                        static_cast<int64_t>(dropout_key));
 }
 
 }  // namespace smoe

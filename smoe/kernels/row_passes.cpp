@@ -6,7 +6,7 @@ namespace smoe {
 namespace {
 
 const RowPassesLevel& level() {
-  static const RowPassesLevel chosen = [] {
+  static const RowPassesLevel kChosen = [] {
 #if defined(__x86_64__)
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
         __builtin_cpu_supports("avx512vl")) {
@@ -16,7 +16,7 @@ const RowPassesLevel& level() {
 #endif
     return RowPassesLevel{"baseline", make_row_passes<float>(), make_row_passes<Bf16>()};
   }();
-  return chosen;
+  return kChosen;
 }
 
 }  // namespace

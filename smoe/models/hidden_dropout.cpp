@@ -103,7 +103,7 @@ std::map<std::string, Term> HiddenDropout::terms(const at::Tensor&) const { retu
 
 const std::vector<HiddenDropoutKind>& hidden_dropout_kinds() {
   using Made = std::shared_ptr<HiddenDropout>;
-  static const std::vector<HiddenDropoutKind> kinds = {
+  static const std::vector<HiddenDropoutKind> kKinds = {
       {"plain", "each unit by itself, at model.dropout", "Srivastava et al., JMLR 2014",
        [](const ModelConfig&, int64_t, const RandomStream&) -> Made { return nullptr; }},
       {"concrete", "each unit by itself, at a rate that each block learns", "Gal et al., NeurIPS 2017",
@@ -122,7 +122,7 @@ const std::vector<HiddenDropoutKind>& hidden_dropout_kinds() {
          return std::make_shared<ExpertDropout>(config.expert_dropout);
        }},
   };
-  return kinds;
+  return kKinds;
 }
 
 std::shared_ptr<HiddenDropout> make_hidden_dropout(const ModelConfig& config, int64_t hidden,

@@ -8,13 +8,13 @@
 namespace smoe {
 
 const std::vector<ModelKind>& model_kinds() {
-  static const std::vector<ModelKind> kinds = {
+  static const std::vector<ModelKind> kKinds = {
       {"transformer_xl", "Transformer-XL: relative attention with a memory of past segments",
        [](const ModelSpec& spec, const RandomStream& random) -> std::shared_ptr<LanguageModel> {
          return std::make_shared<TransformerXl>(spec, random);
        }},
   };
-  return kinds;
+  return kKinds;
 }
 
 std::shared_ptr<LanguageModel> make_model(const ModelSpec& spec, const RandomStream& random) {

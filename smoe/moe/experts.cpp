@@ -34,13 +34,13 @@ at::Tensor Experts::mix(const at::Tensor& x, const Routing& routing, const MixOp
 }
 
 const std::vector<ExpertKind>& expert_kinds() {
-  static const std::vector<ExpertKind> kinds = {
+  static const std::vector<ExpertKind> kKinds = {
       ffn_experts_kind(),
       null_experts_kind(),
       copy_experts_kind(),
       constant_experts_kind(),
   };
-  return kinds;
+  return kKinds;
 }
 
 std::vector<std::shared_ptr<ExpertGroup>> routed_experts(const MoeConfig& config, int64_t width, double init_std,

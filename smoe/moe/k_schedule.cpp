@@ -60,7 +60,7 @@ int64_t random(const KScheduleConfig& c, int64_t s, int64_t, const RandomStream&
 }  // namespace
 
 const std::vector<KScheduleKind>& k_schedule_kinds() {
-  static const std::vector<KScheduleKind> kinds = {
+  static const std::vector<KScheduleKind> kKinds = {
       {"linear", "min to max in equal stairs (the paper's default)", linear},
       {"linear_decrease", "max to min in equal stairs", linear_decrease},
       {"cosine", "min to max along a quarter wave: slow start, fast end", cosine},
@@ -72,7 +72,7 @@ const std::vector<KScheduleKind>& k_schedule_kinds() {
       {"constant", "always max", constant},
       {"random", "drawn anew for each step, min to max equally likely", random},
   };
-  return kinds;
+  return kKinds;
 }
 
 void KScheduleConfig::describe(Fields& fields) {

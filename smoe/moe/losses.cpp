@@ -81,7 +81,7 @@ at::Tensor global_balance_loss(const StatsBook& book) {
 }
 
 const std::vector<LossKind>& loss_kinds() {
-  static const std::vector<LossKind> kinds = {
+  static const std::vector<LossKind> kKinds = {
       {"balance", "weight of E · Σ f·P, which is 1 a layer where every expert takes as much", "Fedus et al., JMLR 2022",
        &LossConfig::balance, [](const StatsBook& book, const LossConfig&) { return balance_loss(book); }},
       {"z", "weight of the mean squared logsumexp of the router's logits, which keeps them small", "Zoph et al., 2022",
@@ -98,7 +98,7 @@ const std::vector<LossKind>& loss_kinds() {
        "Qiu et al., 2025", &LossConfig::global_balance,
        [](const StatsBook& book, const LossConfig&) { return global_balance_loss(book); }},
   };
-  return kinds;
+  return kKinds;
 }
 
 std::vector<NamedLoss> auxiliary_losses(const StatsBook& book, const LossConfig& config) {

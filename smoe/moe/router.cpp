@@ -22,13 +22,13 @@ bool has_whole_values(Dial dial) { return dial == Dial::kK || dial == Dial::kSam
 void Router::after_update(const LayerStats&) {}
 
 const std::vector<RouterKind>& router_kinds() {
-  static const std::vector<RouterKind> kinds = {
+  static const std::vector<RouterKind> kKinds = {
       random_frozen_kind(), learned_kind(),         switch_kind(),       gshard_kind(),        noisy_topk_kind(),
       hash_kind(),          top_p_kind(),           random_token_kind(), expert_choice_kind(), thor_kind(),
       drop_gate_kind(),     dense_to_sparse_kind(), adamoe_kind(),       moe_pp_kind(),        rmoe_kind(),
       comet_kind(),         evomoe_kind(),
   };
-  return kinds;
+  return kKinds;
 }
 
 const RouterKind& find_router_kind(const std::string& name) {

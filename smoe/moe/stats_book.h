@@ -1,6 +1,7 @@
 // Statistics of routing, layer by layer, added up over micro-batches and ranks exactly once.
 #pragma once
 
+#include <ATen/TensorOperators.h>
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>

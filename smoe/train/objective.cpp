@@ -83,7 +83,7 @@ void ObjectiveConfig::describe(Fields& fields) {
 }
 
 const std::vector<ObjectiveKind>& objective_kinds() {
-  static const std::vector<ObjectiveKind> kinds = {
+  static const std::vector<ObjectiveKind> kKinds = {
       {"likelihood", "negative log-likelihood of the next token",
        [](const ObjectiveConfig& config) -> std::unique_ptr<Objective> {
          return std::make_unique<Likelihood>(config.output_z);
@@ -93,7 +93,7 @@ const std::vector<ObjectiveKind>& objective_kinds() {
          return std::make_unique<Thor>(config.thor, config.output_z);
        }},
   };
-  return kinds;
+  return kKinds;
 }
 
 std::unique_ptr<Objective> make_objective(const ObjectiveConfig& config) {

@@ -158,17 +158,17 @@ Expected naive_mixture(const MixtureCase& c) {
 }
 
 const std::vector<NamedBody>& bodies() {
-  static const auto call = [](const MixtureCase& c) {
+  static const auto kCall = [](const MixtureCase& c) {
     return MlpCall{c.x, c.expert, c.weight, c.weights, {c.activation, c.dropout_p, c.dropout_key}};
   };
-  static const std::vector<NamedBody> all = {
+  static const std::vector<NamedBody> kAll = {
       {"moe_mlp",
        [](const MixtureCase& c) {
          return moe_mlp(c.x, c.expert, c.weight, c.weights, c.activation, c.dropout_p, c.dropout_key);
        },
        {at::kFloat, at::kDouble, at::kBFloat16}},
       {"reference",
-       [](const MixtureCase& c) { return moe_mlp_reference(call(c)); },
+       [](const MixtureCase& c) { return moe_mlp_reference(kCall(c)); },
        {at::kFloat, at::kDouble, at::kBFloat16}},
       {"grouped",
        [](const MixtureCase& c) {
@@ -177,7 +177,7 @@ const std::vector<NamedBody>& bodies() {
        },
        {at::kFloat, at::kDouble, at::kBFloat16}},
   };
-  return all;
+  return kAll;
 }
 
 const NamedBody& body(const std::string& name) {
