@@ -81,6 +81,12 @@ std::string list_text(const std::vector<int64_t>& values) {
   return "[" + join(texts) + "]";
 }
 
+std::string list_text(const std::vector<std::string>& values) {
+  std::vector<std::string> texts;
+  for (const std::string& value : values) texts.push_back(string_text(value));
+  return "[" + join(texts) + "]";
+}
+
 bool is_utf8(std::string_view text) {
   try {
     nlohmann::json(std::string(text)).dump();

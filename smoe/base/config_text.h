@@ -16,6 +16,8 @@ std::string string_text(std::string_view text);
 
 /// "[1, 2, 3]".
 std::string list_text(const std::vector<int64_t>& values);
+/// The same of strings, quoted.
+std::string list_text(const std::vector<std::string>& values);
 
 bool is_utf8(std::string_view text);
 

@@ -47,12 +47,19 @@ RawValue to_raw(const toml::node& node) {
   if (const auto* text = node.as_string()) return text->get();
   const toml::array* array = node.as_array();
   if (array == nullptr) return NoValue{type_name(node)};
-  std::vector<int64_t> values;
+  std::vector<int64_t> numbers;
+  std::vector<std::string> texts;
   for (const toml::node& item : *array) {
-    if (!item.is_integer()) return NoValue{"an array with " + type_name(item)};
-    values.push_back(item.as_integer()->get());
+    if (item.is_integer() && texts.empty()) {
+      numbers.push_back(item.as_integer()->get());
+    } else if (item.is_string() && numbers.empty()) {
+      texts.push_back(item.as_string()->get());
+    } else {
+      return NoValue{"an array with " + type_name(item)};
+    }
   }
-  return values;
+  if (texts.empty()) return numbers;
+  return texts;
 }
 
 /// Appends the settings of `table`, by their full names.

@@ -19,7 +19,7 @@ struct Overloaded : Cases... {
 
 /// "string \"a\"", "integer 3": what came, for messages.
 std::string describe(const RawValue& value) {
-  constexpr const char* kTypes[] = {"integer ", "number ", "", "string ", "array ", ""};
+  constexpr const char* kTypes[] = {"integer ", "number ", "", "string ", "array ", "array ", ""};
   const auto* text = std::get_if<std::string>(&value);
   return kTypes[value.index()] + (text != nullptr ? "\"" + printable(*text) + "\"" : printable(value_text(value)));
 }
@@ -113,12 +113,13 @@ std::string table_of(const std::string& name) {
 }  // namespace
 
 std::string value_text(const RawValue& value) {
-  return std::visit(
-      Overloaded{[](int64_t v) { return std::to_string(v); }, [](double v) { return double_text(v); },
-                 [](bool v) { return std::string(v ? "true" : "false"); },
-                 [](const std::string& v) { return string_text(v); },
-                 [](const std::vector<int64_t>& v) { return list_text(v); }, [](const NoValue& v) { return v.what; }},
-      value);
+  return std::visit(Overloaded{[](int64_t v) { return std::to_string(v); }, [](double v) { return double_text(v); },
+                               [](bool v) { return std::string(v ? "true" : "false"); },
+                               [](const std::string& v) { return string_text(v); },
+                               [](const std::vector<int64_t>& v) { return list_text(v); },
+                               [](const std::vector<std::string>& v) { return list_text(v); },
+                               [](const NoValue& v) { return v.what; }},
+                    value);
 }
 
 bool is_table(const Fields& fields, std::string_view name) {

@@ -16,7 +16,8 @@ struct NoValue {
   std::string what;
 };
 
-using RawValue = std::variant<int64_t, double, bool, std::string, std::vector<int64_t>, NoValue>;
+using RawValue =
+    std::variant<int64_t, double, bool, std::string, std::vector<int64_t>, std::vector<std::string>, NoValue>;
 
 /// One setting of a file: `where` is "recipes/x.toml:12", for messages.
 struct RawSetting {

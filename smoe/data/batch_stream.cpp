@@ -30,12 +30,15 @@ Segment BatchStream::next() {
   if (position_.offset >= length_ - 1) position_ = {.offset = 0, .epoch = position_.epoch + 1};
   const int64_t size = std::min(segment_, length_ - 1 - position_.offset);
   Segment out{at::empty({rows_, size}, at::kLong), at::empty({rows_, size}, at::kLong), position_.offset == 0};
+  if (tokens_.has_labels()) out.label = at::empty({rows_, size}, at::kLong);
   int64_t* input = out.input.mutable_data_ptr<int64_t>();
   int64_t* target = out.target.mutable_data_ptr<int64_t>();
   for (int64_t row = 0; row < rows_; ++row) {
-    const uint8_t* from = tokens_.data() + (first_ + row) * length_ + position_.offset;
+    const int64_t first = (first_ + row) * length_ + position_.offset;
+    const uint8_t* from = tokens_.data() + first;
     std::copy_n(from, size, input + row * size);
     std::copy_n(from + 1, size, target + row * size);
+    if (out.label.defined()) tokens_.copy_labels(first, size, out.label.mutable_data_ptr<int64_t>() + row * size);
   }
   position_.offset += size;
   return out;

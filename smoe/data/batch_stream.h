@@ -21,6 +21,7 @@ struct Segment {
   at::Tensor input;           ///< int64 [B, S]
   at::Tensor target;          ///< int64 [B, S], one token later
   bool starts_epoch = false;  ///< memory must be emptied first
+  at::Tensor label = {};      ///< int64 [B, S] of the inputs, undefined where the text has none
 };
 
 /// Cuts a sequence to a multiple of `streams`, splits it into that many contiguous streams, and reads them side by side

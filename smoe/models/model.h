@@ -4,6 +4,7 @@
 #include <torch/nn/module.h>
 
 #include <functional>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -35,6 +36,7 @@ struct Pass {
   double progress = 0;              ///< step over the steps of the whole run
   RandomStream random{0};           ///< for dropout and routers, this step's and micro-batch's own
   int64_t memory_length = 0;        ///< tokens to remember after this forward
+  std::map<std::string, at::Tensor> tags = {};  ///< int64 [B, S] each, what is known of the tokens: BatchView::tags
   /// Each query attends to at most memory_length + 1 keys, itself included, however the text is cut into segments.
   /// Off, a query attends to the whole memory and all before it in its segment.
   bool fixed_window = false;

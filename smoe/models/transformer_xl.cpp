@@ -126,6 +126,11 @@ RouteInput TransformerXl::route_input(const at::Tensor& tokens, const Pass& pass
   route.batch.token = tokens.reshape({-1});
   route.batch.position = at::arange(memory, memory + S, tokens.options()).expand({B, S}).reshape({-1});
   route.batch.sequence = at::arange(B, tokens.options()).unsqueeze(1).expand({B, S}).reshape({-1});
+  for (const auto& [name, tag] : pass.tags) {
+    require(tag.sizes() == tokens.sizes(), "the tag '", name, "' must be of all tokens ", tokens.sizes(), ", got ",
+            tag.sizes());
+    route.batch.tags[name] = tag.reshape({-1});
+  }
   route.k = pass.k;
   route.dial = pass.dial;
   route.training = pass.training;

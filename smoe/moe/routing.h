@@ -58,8 +58,11 @@ struct BatchView {
   at::Tensor position;                     ///< int64 positions in their sequences
   at::Tensor sequence;                     ///< int64 sequence ids
   at::Tensor valid;                        ///< bool; false is padding and counts in no statistic
-  std::map<std::string, at::Tensor> tags;  ///< int64 language, task, timestep, class …
+  std::map<std::string, at::Tensor> tags;  ///< int64 family, task, timestep, class …; −1 where a token has none
 };
+
+/// The tag that says in training which family's language a token is of: the number of the family, and of its expert.
+inline constexpr const char* kFamilyTag = "family";
 
 /// What a router is asked with.
 struct RouteInput {

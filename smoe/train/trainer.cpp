@@ -32,7 +32,8 @@ Recipe prepared(Recipe recipe) {
 std::string text_name(const CorpusFiles& files, Split split) { return files.path() + " (" + split_name(split) + ")"; }
 
 TokenSequence checked_text(const CorpusFiles& files, Split split, const ByteVocabulary& vocabulary) {
-  TokenSequence text(files.bytes(split), vocabulary, text_name(files, split));
+  TokenSequence text(files.bytes(split), vocabulary, text_name(files, split),
+                     split == Split::kTrain ? files.families_of_train() : std::vector<LabelRun>());
   require(text.size() >= 2, text_name(files, split), " has ", text.size(), " tokens, training needs at least two");
   return text;
 }
@@ -76,22 +77,29 @@ Trainer::Trainer(RunFolder run, Recipe recipe)
     freeze_parts(0);
   }
   store_.remove_stale();
-  run_.write_environment({{"path", files_.path()}, {"sha256", data_sha256_}});
+  nlohmann::ordered_json data{{"path", files_.path()}, {"sha256", data_sha256_}};
+  if (!files_.families().empty()) data["families"] = files_.families();
+  run_.write_environment(data);
   metrics_ = std::make_unique<MetricsLog>(run_.path(), goes_on ? step_ : -1);
   timing_ = std::make_unique<JsonLines>(run_.path() / "timing.jsonl", goes_on ? step_ : -1);
 }
 
 Trainer::~Trainer() = default;
 
-Pass Trainer::make_pass(int64_t micro_batch, int64_t k, StatsBook* book) const {
+Pass Trainer::make_pass(const Segment& segment, int64_t micro_batch, int64_t k, StatsBook* book) const {
   const RandomStream random = RandomStream(static_cast<uint64_t>(recipe_.train.seed)).at("steps");
-  return {.k = k,
-          .training = true,
-          .step = step_,
-          .progress = static_cast<double>(step_) / static_cast<double>(recipe_.train.steps),
-          .random = random.at(static_cast<uint64_t>(step_)).at(static_cast<uint64_t>(micro_batch)),
-          .memory_length = recipe_.train.memory,
-          .book = book};
+  Pass pass{.k = k,
+            .training = true,
+            .step = step_,
+            .progress = static_cast<double>(step_) / static_cast<double>(recipe_.train.steps),
+            .random = random.at(static_cast<uint64_t>(step_)).at(static_cast<uint64_t>(micro_batch)),
+            .memory_length = recipe_.train.memory,
+            .book = book};
+  if (segment.label.defined()) {
+    const int64_t rows = segment.label.size(0) / recipe_.train.accumulate;
+    pass.tags[kFamilyTag] = segment.label.narrow(0, micro_batch * rows, rows).to(at::Device(recipe_.train.device));
+  }
+  return pass;
 }
 
 Trainer::StepResult Trainer::train_step(StatsBook* book) {
@@ -112,9 +120,9 @@ Trainer::StepResult Trainer::train_step(StatsBook* book) {
     Memory& memory = memories_[static_cast<size_t>(i)];
     if (segment.starts_epoch) memory = model_->empty_memory(rows);
     if (book != nullptr) book->begin_micro_batch(i);
-    const ObjectiveResult task =
-        objective_->compute(*model_, segment.input.narrow(0, i * rows, rows).to(device),
-                            segment.target.narrow(0, i * rows, rows).to(device), memory, make_pass(i, result.k, book));
+    const ObjectiveResult task = objective_->compute(*model_, segment.input.narrow(0, i * rows, rows).to(device),
+                                                     segment.target.narrow(0, i * rows, rows).to(device), memory,
+                                                     make_pass(segment, i, result.k, book));
     done("forward");
     result.loss += task.nll / static_cast<double>(micro_batches);
     const at::Tensor loss = objective_of(task, book, result) / static_cast<double>(micro_batches);
@@ -178,7 +186,7 @@ void Trainer::stop_on_bad_value(const std::string& what, const Segment& segment,
   for (int64_t i = 0; part.empty() && i < recipe_.train.accumulate; ++i) {
     const at::NoGradGuard no_grad;
     Memory memory = segment.starts_epoch ? model_->empty_memory(rows) : memories[static_cast<size_t>(i)];
-    Pass pass = make_pass(i, k, nullptr);
+    Pass pass = make_pass(segment, i, k, nullptr);
     pass.probe = [&part](const std::string& name, const at::Tensor& output) {
       if (part.empty() && !output.isfinite().all().item<bool>()) part = name;
     };

@@ -86,7 +86,7 @@ class Trainer {
   /// Gives each mixture all its experts where that is due at this step.
   void spawn_experts();
   at::Tensor objective_of(const ObjectiveResult& task, const StatsBook* book, StepResult& result) const;
-  Pass make_pass(int64_t micro_batch, int64_t k, StatsBook* book) const;
+  Pass make_pass(const Segment& segment, int64_t micro_batch, int64_t k, StatsBook* book) const;
   [[noreturn]] void stop_on_bad_value(const std::string& what, const Segment& segment,
                                       const std::vector<Memory>& memories, const StreamPosition& position, int64_t k);
   void log(const StepResult& result, const StatsBook& book);

@@ -112,6 +112,9 @@ TEST_F(ConfigTest, RefusesOtherTypes) {
             "model.moe_layers must be \"all\", \"none\" or an array of layer ids, got string \"some\"");
   EXPECT_EQ(fault("model.moe_layers = [1, 'a']"),
             "model.moe_layers must be \"all\", \"none\" or an array of layer ids, got an array with a string");
+  EXPECT_EQ(fault("model.widths = ['a', 'b']"), "model.widths must be an array of integers, got array [\"a\", \"b\"]");
+  EXPECT_EQ(fault("model.widths = ['a', 1]"),
+            "model.widths must be an array of integers, got an array with an integer");
   EXPECT_EQ(fault("model.widths = 1"), "model.widths must be an array of integers, got integer 1");
   EXPECT_EQ(fault("model = 1"), "'model' is a table of settings, got integer 1");
   EXPECT_EQ(fault("[[model]]"), "'model' is a table of settings, got an array with a table");

@@ -12,6 +12,7 @@
 #include "smoe/base/json_lines.h"
 #include "smoe/base/manifest.h"
 #include "smoe/base/safetensors.h"
+#include "smoe/data/language_table.h"
 #include "smoe/data/tokenizers/byte_vocabulary.h"
 #include "smoe/models/checkpoint_index.h"
 #include "smoe/plan/trace_file.h"
@@ -64,6 +65,16 @@ void read_config(const std::filesystem::path& file) {
   from_json(fields, read_json_object(file), file.string());
   from_json(fields_again, parse_json(to_json(fields).dump(), "again"), "again");
   expect(to_toml(fields_again) == to_toml(fields), "the settings changed by being written");
+}
+
+void read_languages(const std::filesystem::path& file) {
+  const LanguageTable table = read_language_table(file);
+  std::vector<bool> used(table.families.size());
+  for (const Language& language : table.languages) {
+    expect(!language.name.empty() && !language.files.empty(), "a language has no name or no file");
+    used.at(static_cast<size_t>(language.family)) = true;
+  }
+  expect(!used.empty() && std::find(used.begin(), used.end(), false) == used.end(), "a family is nobody's");
 }
 
 void read_plan(const std::filesystem::path& file) {
@@ -160,6 +171,7 @@ const std::vector<Format>& formats() {
       {"recipe", "recipe.toml", read_recipe},
       {"config", "config.json", read_config},
       {"plan", "plan.toml", read_plan},
+      {"languages", "languages.toml", read_languages},
       {"evaluation", "runs/a-seed1.eval.json", read_evaluation},
       {"manifest", "checkpoint/manifest.json", read_manifest},
       {"index", "checkpoints/index.json", read_index},
