@@ -130,10 +130,13 @@ bool is_table(const Fields& fields, std::string_view name) {
 
 std::string suggest_setting(const Fields& fields, const std::string& name) {
   const auto did_you_mean = [](const std::string& near) { return "; did you mean '" + near + "'?"; };
-  std::vector<std::string> tables;
+  std::vector<std::string> tables, in_use;  // all, and those that are not of kinds which are not chosen
+  const auto add = [](std::vector<std::string>& to, const std::string& table) {
+    if (!table.empty() && std::find(to.begin(), to.end(), table) == to.end()) to.push_back(table);
+  };
   for (const Field& field : fields.all()) {
-    const std::string table = table_of(field.name);
-    if (!table.empty() && std::find(tables.begin(), tables.end(), table) == tables.end()) tables.push_back(table);
+    add(tables, table_of(field.name));
+    if (field.applies()) add(in_use, table_of(field.name));
   }
   const std::string given = table_of(name);
   const bool known = given.empty() || std::find(tables.begin(), tables.end(), given) != tables.end();
@@ -158,7 +161,7 @@ std::string suggest_setting(const Fields& fields, const std::string& name) {
   }
   if (const std::string near = nearest_name(name, tables); !near.empty()) return did_you_mean(near);
   if (in_table) return "; known in " + table + ": " + join(siblings);
-  return "; known tables: " + join(tables);
+  return "; known tables: " + join(in_use);
 }
 
 void assign(const Fields& fields, const RawSetting& setting) {

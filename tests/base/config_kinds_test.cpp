@@ -59,6 +59,12 @@ TEST_F(ConfigKinds, AreWrittenAndReadWhereTheyAreChosen) {
   EXPECT_EQ(again.round.radius, 3);
 }
 
+TEST_F(ConfigKinds, TablesOfOthersAreNotNamedToAnUnknownKey) {
+  EXPECT_EQ(toml_fault("colours = 3"), "r.toml:1: unknown key 'colours'; known tables: shape");
+  EXPECT_EQ(toml_fault("[shape]\nkind = \"round\"\n[colours]\nred = 3"),
+            "r.toml:4: unknown key 'colours.red'; known tables: shape, shape.round");
+}
+
 TEST_F(ConfigKinds, AreRefusedWhereTheyAreNot) {
   const std::string wrong = ": shape.square.side is a setting of shape.kind = \"square\", but shape.kind is ";
   EXPECT_EQ(toml_fault("[shape]\nkind = \"round\"\n[shape.square]\nside = 3"), "r.toml:4" + wrong + "\"round\"");
