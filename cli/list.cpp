@@ -40,6 +40,7 @@ Json list_routers() {
                     {"causal", kind.traits.causal},
                     {"batch_independent", kind.traits.batch_independent},
                     {"random_at_evaluation", kind.traits.random_at_evaluation},
+                    {"families", kind.traits.families},
                     {"defaults", defaults_of("moe." + kind.name)},
                     {"published", kind.published}});
   }

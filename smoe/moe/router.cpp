@@ -26,7 +26,7 @@ const std::vector<RouterKind>& router_kinds() {
       random_frozen_kind(), learned_kind(),         switch_kind(),       gshard_kind(),        noisy_topk_kind(),
       hash_kind(),          top_p_kind(),           random_token_kind(), expert_choice_kind(), thor_kind(),
       drop_gate_kind(),     dense_to_sparse_kind(), adamoe_kind(),       moe_pp_kind(),        rmoe_kind(),
-      comet_kind(),         evomoe_kind(),
+      comet_kind(),         evomoe_kind(),          post_moe_kind(),
   };
   return kKinds;
 }

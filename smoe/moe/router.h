@@ -32,6 +32,7 @@ struct RouterTraits {
   bool scores = true;                 ///< answers with logits and probabilities, which the losses on them need
   bool more_in_training = false;      ///< in training a token may take more than k experts
   bool state = false;                 ///< goes by what the router of the mixture below made of the token
+  bool families = false;              ///< in training, goes by the family of a token's language (kFamilyTag)
 };
 
 struct LayerStats;

@@ -60,6 +60,8 @@ void SpawnConfig::check(const ModelSpec& spec, int64_t devices) const {
   const Dial dial = find_router_kind(spec.moe.router).traits.dial;
   refuse_unless(dial == Dial::kNone || dial == Dial::kK || dial == Dial::kThreshold, "the dial of the router '",
                 spec.moe.router, "', ", dial_name(dial), ", has no meaning with one expert");
+  refuse_unless(!find_router_kind(spec.moe.router).traits.families, "the router '", spec.moe.router,
+                "' sends families of languages to experts of their own");
   refuse_unless(devices == 1, "losses.devices = ", devices, " does not divide one expert");
 }
 

@@ -38,6 +38,18 @@ TokenSequence checked_text(const CorpusFiles& files, Split split, const ByteVoca
   return text;
 }
 
+/// Throws UserError where the router wants to know families that the text does not tell, or has no expert for each.
+void check_families(const Recipe& recipe, const CorpusFiles& files) {
+  const MoeConfig& moe = recipe.moe;
+  if (!recipe.spec(1).has_moe() || !find_router_kind(moe.router).traits.families) return;
+  const auto families = static_cast<int64_t>(files.families().size());
+  require(families > 0, "the router '", moe.router, "' is trained on texts whose language is told, and ", files.path(),
+          " is one text of none: name a table of languages with --data (docs/formats.md), or take another moe.router");
+  require(families <= moe.networks(), files.path(), " has ", families,
+          " families of languages, and moe.experts = ", moe.experts, " leaves ", moe.networks(),
+          " networks, an expert each: more experts, or fewer families");
+}
+
 }  // namespace
 
 std::unique_ptr<Trainer> start_training(const Recipe& recipe, const std::filesystem::path& out) {
@@ -48,6 +60,7 @@ std::unique_ptr<Trainer> start_training(const Recipe& recipe, const std::filesys
     require(files.bytes(split).size() >= 2, text_name(files, split), " has ", files.bytes(split).size(),
             " bytes, training needs at least two");
   }
+  check_families(recipe, files);
   return std::make_unique<Trainer>(RunFolder::create(out, recipe), recipe);
 }
 
@@ -67,6 +80,7 @@ Trainer::Trainer(RunFolder run, Recipe recipe)
       store_(run_.checkpoints(), recipe_.train.keep_last),
       plateau_(unigram_bits(train_text_), plateau_first_check(recipe_.train.steps, recipe_.optimizer.warmup)),
       data_sha256_(files_.sha256()) {
+  check_families(recipe_, files_);
   const int64_t rows = recipe_.train.batch / recipe_.train.accumulate;
   for (int64_t i = 0; i < recipe_.train.accumulate; ++i) memories_.push_back(model_->empty_memory(rows));
   attend_to_model();

@@ -49,9 +49,9 @@ class List(tool.ToolTest):
 
 
 class RouterTest(tool.ToolTest):
-    def train_in_halves(self, run, settings):
+    def train_in_halves(self, run, settings, data="text.txt"):
         """Stops the training wherever it is after its first steps, and goes on."""
-        process = self.start("train", "tiny.toml", "--data", "text.txt", "--out", run, *settings)
+        process = self.start("train", "tiny.toml", "--data", data, "--out", run, *settings)
         limit = time.monotonic() + tool.TIMEOUT
         metrics = self.folder / run / "metrics.jsonl"
         while process.poll() is None and not (metrics.exists() and metrics.read_bytes().count(b"\n") >= 5):
@@ -114,9 +114,13 @@ class EveryRouter(RouterTest):
         settings = sets(moe__router=name, train__steps=30, train__log_every=1)
         for published in PUBLISHED_ALSO.get(name, []) + row["published"]:
             settings += ["--set", published]
-        self.train(name, *settings)
+        data = "text.txt"
+        if row["families"]:
+            (self.folder / "other.txt").write_bytes(tool.make_text(seed=8))
+            data = tool.make_languages(self.folder, a="text.txt", b="other.txt")
+        self.train(name, *settings, data=data)
         halves = f"{name}-in-halves"
-        self.train_in_halves(halves, settings)
+        self.train_in_halves(halves, settings, data)
         lines = [(self.folder / run / "metrics.jsonl").read_bytes() for run in (name, halves)]
         self.assertEqual(lines[0], lines[1])
         weights = [(tool.last_checkpoint(self.folder / run) / "model.safetensors").read_bytes() for run in (name, halves)]
@@ -193,6 +197,10 @@ class Recipes(tool.ToolTest):
 
     def test_a_loss_needs_probabilities(self):
         self.refuse(*sets(moe__router="hash", losses__balance=0.1), says=["[losses]", "'hash'"])
+
+    def test_a_router_by_languages_needs_them(self):
+        self.refuse(*sets(moe__router="post_moe"), says=["'post_moe'", "text.txt", "--data", "table of languages"])
+        self.refuse(*sets(moe__router="post_moe", spawn__at=0.5), says=["spawn.at = 0.5", "'post_moe'"])
 
     def test_combinations_that_cannot_be(self):
         self.refuse(*sets(moe__network_share=0.5), says=["moe.network_share", "moe.null_experts"])

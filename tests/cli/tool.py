@@ -69,6 +69,13 @@ def make_text(size=40_000, seed=7):
     return text[:size].encode()
 
 
+def make_languages(folder, **files):
+    """Writes languages.toml: make_languages(folder, en="a.txt", de="b.txt") has two languages, each a family."""
+    tables = "".join(f'[language.{name}]\nfiles = ["{file}"]\n' for name, file in files.items())
+    (pathlib.Path(folder) / "languages.toml").write_text(tables)
+    return "languages.toml"
+
+
 def sets(**values):
     """--set options: sets(train__steps=5) is ["--set", "train.steps=5"]."""
     return [part for key, value in values.items() for part in ("--set", f"{key.replace('__', '.')}={value}")]
@@ -130,8 +137,8 @@ class ToolTest(unittest.TestCase):
         self.assertEqual(done.returncode, 0, f"{args}: {done.stderr.decode(errors='replace')}")
         return done.stdout
 
-    def train(self, run, *args):
-        self.run_tool("train", "tiny.toml", "--data", "text.txt", "--out", str(run), *args)
+    def train(self, run, *args, data="text.txt"):
+        self.run_tool("train", "tiny.toml", "--data", data, "--out", str(run), *args)
 
     def assert_fails(self, *args, code, says=(), folder=None):
         """Runs the tool, which has to end with `code` and one clear line, the last on stderr; returns that line."""

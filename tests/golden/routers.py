@@ -231,6 +231,18 @@ def evomoe(temperature, k, threshold, noisy_weight=False):
     return given, E * float((mask.sum(0) / mask.sum() * given.mean(0)).sum())
 
 
+def post_moe(k):
+    """Without renormalising; token t is of family t − 1, where −1 is none."""
+    p = softmax(z)
+    mask = top_k(p, k)
+    for t in range(T):
+        own = t - 1
+        if own >= 0 and not mask[t, own]:
+            mask[t, min(np.flatnonzero(mask[t]), key=lambda e, t=t: p[t, e])] = False
+            mask[t, own] = True
+    return p * mask
+
+
 def permutation_entropy(soft):
     return float((-soft * np.log(soft + 1e-6)).sum((1, 2)).mean())
 
@@ -281,6 +293,7 @@ def numbers():
         "EvomoeExponential": evomoe(0.5**0.5, 2, 0.02, noisy_weight=True)[0],
         "EvomoeHard": evomoe(0.5, 1, 1)[0],
         "EvomoeHardBalance": np.array([evomoe(0.5, 1, 1)[1]]),
+        "PostMoe2": post_moe(2),
         "Hash2": hashed(0x0000ABCDEF123456, range(T), 2),
         "Balance2": np.array([balance(two, p)]),
         "DeviceBalance3": np.array([device_balance(two, p, 3)]),

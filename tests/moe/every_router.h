@@ -45,9 +45,13 @@ class EveryRouter : public ::testing::TestWithParam<std::string> {
   std::shared_ptr<Router> router(int64_t experts, uint64_t seed = 9) const {
     return make_router(router_config(GetParam(), experts), seed, RouterPlace(kRouterWidth, /*mixtures_below=*/1));
   }
-  /// router_input, with what a router of the mixture below made of other tokens where the kind goes by that.
+  /// router_input, with what a router of the mixture below made of other tokens and with the families of the tokens'
+  /// languages, where the kind goes by that.
   RouteInput input_of(const at::Tensor& x, const DialValue& value, int64_t experts) const {
     RouteInput input = router_input(x, value);
+    if (traits().families) {
+      input.batch.tags[kFamilyTag] = torch::arange(x.size(0)).remainder(experts + 1) - 1;  // −1: of none
+    }
     if (!traits().state) return input;
     const auto below = make_router(router_config(GetParam(), experts), 17, RouterPlace(kRouterWidth, 0));
     below->to(x.scalar_type());

@@ -101,6 +101,7 @@ inline RouteInput rows_of(RouteInput input, int64_t first, int64_t count) {
        {&input.x, &input.batch.token, &input.batch.position, &input.batch.sequence, &input.batch.valid, &input.state}) {
     if (t->defined()) *t = t->narrow(0, first, count);
   }
+  for (auto& [name, tag] : input.batch.tags) tag = tag.narrow(0, first, count);
   return input;
 }
 

@@ -68,6 +68,7 @@ TEST_P(RouterContract, DeclaresItself) {
   EXPECT_EQ(own.scores, listed.scores);
   EXPECT_EQ(own.more_in_training, listed.more_in_training);
   EXPECT_EQ(own.state, listed.state);
+  EXPECT_EQ(own.families, listed.families);
   EXPECT_GE(made->flops_per_token(), 0);
   bool moves = false;
   for (const at::Tensor& parameter : made->parameters()) moves = moves || parameter.requires_grad();

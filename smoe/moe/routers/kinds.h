@@ -22,5 +22,6 @@ RouterKind moe_pp_kind();           // moe_pp.cpp
 RouterKind rmoe_kind();             // rmoe.cpp
 RouterKind comet_kind();            // comet.cpp
 RouterKind evomoe_kind();           // evomoe.cpp
+RouterKind post_moe_kind();         // post_moe.cpp
 
 }  // namespace smoe

@@ -139,6 +139,12 @@ void EvomoeSettings::describe(Fields& fields) {
   fields.add("balance", &balance, "weight of E · Σ f·P with P the mean weight that is given to an expert", at_least(0));
 }
 
+void PostMoeSettings::describe(Fields& fields) {
+  fields.add("renormalize", &renormalize,
+             "whether the weights of a token are divided by their sum, so that at k = 1 the router does not learn from "
+             "the task; off, they are softmax(z) as it is");
+}
+
 void RouterSettings::describe(Fields& fields, const std::string& chosen) {
   fields.kind_table("learned", chosen, learned);
   fields.kind_table("switch", chosen, switch_transformer);
@@ -156,6 +162,7 @@ void RouterSettings::describe(Fields& fields, const std::string& chosen) {
   fields.kind_table("rmoe", chosen, rmoe);
   fields.kind_table("comet", chosen, comet);
   fields.kind_table("evomoe", chosen, evomoe);
+  fields.kind_table("post_moe", chosen, post_moe);
 }
 
 }  // namespace smoe

@@ -142,6 +142,13 @@ struct EvomoeSettings {
   void describe(Fields& fields);
 };
 
+/// The table [moe.post_moe].
+struct PostMoeSettings {
+  bool renormalize = true;
+
+  void describe(Fields& fields);
+};
+
 /// The table [moe.thor].
 struct ThorSettings {
   std::string unit = "batch";
@@ -169,6 +176,7 @@ struct RouterSettings {
   RmoeSettings rmoe;
   CometSettings comet;
   EvomoeSettings evomoe;
+  PostMoeSettings post_moe;
 
   /// Adds a table for each kind; `chosen` is the place of the field moe.router.
   void describe(Fields& fields, const std::string& chosen);
