@@ -8,10 +8,21 @@
 
 #include <algorithm>
 #include <limits>
+#include <tuple>
 
 #include "smoe/base/error.h"
 
 namespace smoe {
+namespace {
+
+/// The `count` largest of each row in falling order, and their places.
+std::tuple<at::Tensor, at::Tensor> largest_of(const at::Tensor& scores, int64_t count, Ties ties) {
+  if (ties == Ties::kAny) return at::topk(scores, count, -1);
+  const auto [score, place] = at::sort(scores, /*stable=*/true, /*dim=*/-1, /*descending=*/true);
+  return {score.narrow(-1, 0, count), place.narrow(-1, 0, count)};
+}
+
+}  // namespace
 
 int64_t ActiveK::max() const {
   if (!per_token.defined()) return uniform;
@@ -20,12 +31,12 @@ int64_t ActiveK::max() const {
 
 Probabilities softmax_over_all(const Logits& logits) { return {at::softmax(logits.value, -1)}; }
 
-Selection select_top_k(const at::Tensor& scores, const ActiveK& k) {
+Selection select_top_k(const at::Tensor& scores, const ActiveK& k, Ties ties) {
   const int64_t tokens = scores.size(0), experts = scores.size(1);
   if (!k.per_token.defined()) {
     require(k.uniform >= 1 && k.uniform <= experts, "k must be between 1 and the number of experts, ", experts,
             ", got ", k.uniform);
-    auto [score, expert] = at::topk(scores, k.uniform, -1);
+    auto [score, expert] = largest_of(scores, k.uniform, ties);
     return {expert.to(at::kInt), score};
   }
   require(k.per_token.sizes() == at::IntArrayRef({tokens}), "k per token must be [T = ", tokens, "], got ",
@@ -33,7 +44,7 @@ Selection select_top_k(const at::Tensor& scores, const ActiveK& k) {
   const int64_t largest = k.max();
   require(tokens == 0 || (k.per_token.min().item<int64_t>() >= 0 && largest <= experts),
           "k per token must be between 0 and the number of experts, ", experts);
-  auto [score, expert] = at::topk(scores, largest, -1);
+  auto [score, expert] = largest_of(scores, largest, ties);
   const at::Tensor slot = at::arange(largest, k.per_token.options()).unsqueeze(0);  // [1, K]
   return {expert.to(at::kInt).masked_fill(slot.ge(k.per_token.unsqueeze(1)), -1), score};
 }

@@ -15,9 +15,12 @@ struct Selection {
   at::Tensor score;   ///< [T, K], differentiable; arbitrary in an empty slot
 };
 
+/// Which of equal scores come first: whichever, which is fastest, or those of lower ids.
+enum class Ties { kAny, kLowerId };
+
 /// Select: the k experts of the largest scores, in falling order; scores [T, E]. With k per token, K is the largest and a
 /// token's slots past its own k are empty. Throws UserError where a uniform k is outside [1, E] or a token's outside [0, E].
-Selection select_top_k(const at::Tensor& scores, const ActiveK& k);
+Selection select_top_k(const at::Tensor& scores, const ActiveK& k, Ties ties = Ties::kAny);
 
 /// Select: the fewest experts, in falling order of probability, whose probabilities reach `threshold`, 0 < threshold ≤ 1;
 /// at 1 all of them, whatever rounding makes of the sum. K is the most that any token takes (Huang et al., ACL 2024).

@@ -47,6 +47,18 @@ TEST(Select, TakesTheLargestInFallingOrderAtEveryK) {
   EXPECT_TRUE(torch::equal(softmax_over_selected(select_top_k(scores, 1)), torch::ones({40, 1}, torch::kFloat64)));
 }
 
+TEST(Select, OfEqualScoresTheLowerIdComesFirstWhereThatIsAsked) {
+  const at::Tensor scores = torch::tensor({{1.0, 2.0, 2.0, 1.0, 2.0}, {0.0, 0.0, 0.0, 0.0, 0.0}}, torch::kFloat64);
+  const at::Tensor want = torch::tensor({{1, 2, 4, 0, 3}, {0, 1, 2, 3, 4}}, torch::kInt32);
+  for (const int64_t k : {1, 3, 5}) {
+    EXPECT_TRUE(torch::equal(select_top_k(scores, k, Ties::kLowerId).expert, want.narrow(1, 0, k))) << k;
+  }
+  const Selection mixed = select_top_k(scores, ActiveK(torch::tensor({3, 1}, torch::kInt32)), Ties::kLowerId);
+  EXPECT_TRUE(torch::equal(mixed.expert, torch::tensor({{1, 2, 4}, {0, -1, -1}}, torch::kInt32)));
+  const at::Tensor different = scores_of(30, 9, 4);
+  EXPECT_TRUE(torch::equal(select_top_k(different, 4, Ties::kLowerId).expert, select_top_k(different, 4).expert));
+}
+
 TEST(Select, TakesWhatIsAboveAThreshold) {
   const at::Tensor scores = torch::tensor({{0.0, 0.2, 0.0}, {0.5, 0.1, 0.4}, {0.0, 0.0, 0.0}}, torch::kFloat64);
   const Selection above = select_above(scores, 0);

@@ -7,7 +7,8 @@
 // Pooled like this, the loss lets null experts share their tokens as they like; at balance a token takes k n / E networks.
 // The paper counts f a token, so that it sums to k: its weight α is k times as large here, 0.02 at k = 3 is 0.06. Its
 // anneal from one epoch to the next, 0.02 to 0.0001, is the setting late_balance. Without null experts it is top-k with a
-// softmax over the selected. x [T, D] → expert, weight [T, K].
+// softmax over the selected. Where a trained mixture gets its null experts (smoe upcycle), a network and its null twin have
+// equal logits at first, and of equals the network comes first. x [T, D] → expert, weight [T, K].
 #include "smoe/moe/routers/class_balance.h"
 #include "smoe/moe/routers/kinds.h"
 #include "smoe/moe/routers/linear_router.h"
@@ -29,7 +30,7 @@ class AdamoeRouter : public LinearRouter {
   Routing route(const RouteInput& input) override {
     const Logits logits = score(input.x);
     const Probabilities probabilities = softmax_over_all(logits);
-    const Selection selection = select_top_k(logits.value, input.k);
+    const Selection selection = select_top_k(logits.value, input.k, Ties::kLowerId);
     const Selection weighed = settings_.weigh_null ? selection : without(selection, first_null_, nulls_);
     Routing routing{.expert = selection.expert,
                     .weight = softmax_over_selected(weighed),
