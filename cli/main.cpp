@@ -84,6 +84,7 @@ int run(int argc, char** argv) {
   add_report(program);
   add_inspect(program);
   add_slim(program);
+  add_upcycle(program);
   add_compare(program);
   add_analyze(program);
   add_settings(program);

@@ -16,7 +16,7 @@ namespace smoe::cli {
 namespace {
 
 struct TrainOptions {
-  std::string recipe, data, out, resume, dtype;
+  std::string recipe, data, out, resume, dtype, init;
   std::vector<std::string> set;
   std::optional<int64_t> seed;
   ComputeOptions compute;
@@ -29,6 +29,12 @@ Recipe recipe_of(const TrainOptions& options) {
   if (options.compute.threads > 0) recipe.train.threads = options.compute.threads;
   if (!options.compute.device.empty()) recipe.train.device = options.compute.device;
   if (!options.dtype.empty()) set_field(fields, "train.dtype=" + options.dtype);
+  if (!options.init.empty()) recipe.train.init = options.init;
+  if (!recipe.train.init.empty()) {
+    // A run's best checkpoint may be another one tomorrow.
+    recipe.train.init =
+        std::filesystem::absolute(resolve_model(recipe.train.init, CheckpointRole::kBestFull)).lexically_normal();
+  }
   recipe.check();
   return recipe;
 }
@@ -53,7 +59,7 @@ std::unique_ptr<Trainer> make_trainer(const TrainOptions& options) {
     return start_training(recipe, out);
   }
   require(options.recipe.empty() && options.set.empty() && !options.seed && options.out.empty() &&
-              options.dtype.empty() && options.compute.device.empty(),
+              options.init.empty() && options.dtype.empty() && options.compute.device.empty(),
           "train: --resume goes on with the run's own recipe; beside it only --data and --threads make sense");
   RunFolder run = RunFolder::open(options.resume);
   Recipe recipe = run.recipe();
@@ -87,8 +93,12 @@ void add_train(Program& program) {
   const auto options = std::make_shared<TrainOptions>();
   verb->add_option("recipe", options->recipe, "the recipe, a TOML file (smoe settings lists its keys)")
       ->type_name("RECIPE.toml");
-  verb->add_option("--data", options->data, "text file, split 90/5/5 by position, or folder with train, valid and test")
+  verb->add_option("--data", options->data,
+                   "text file, split 90/5/5 by position, folder with train, valid and test, or table of languages")
       ->type_name("FILE|DIR");
+  verb->add_option("--init", options->init,
+                   "begin with the weights of this run or checkpoint, such as smoe upcycle makes (train.init)")
+      ->type_name("MODEL");
   verb->add_option("--out", options->out, "folder of the run; default runs/NAME-OF-THE-RECIPE")->type_name("RUN");
   verb->add_option("--resume", options->resume, "go on with this run from its last checkpoint")->type_name("RUN");
   verb->add_option("--set", options->set, "set one key of the recipe; may stand more than once")

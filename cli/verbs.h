@@ -30,6 +30,7 @@ void add_settings(Program& program);  // settings.cpp
 void add_report(Program& program);    // report.cpp
 void add_inspect(Program& program);   // inspect.cpp
 void add_slim(Program& program);      // slim.cpp
+void add_upcycle(Program& program);   // upcycle.cpp
 void add_analyze(Program& program);   // analyze.cpp
 void add_compare(Program& program);   // compare.cpp
 void add_bench(Program& program);     // bench.cpp

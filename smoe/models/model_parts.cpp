@@ -1,5 +1,7 @@
 #include "smoe/models/model_parts.h"
 
+#include <ATen/ops/tensor.h>
+
 #include <algorithm>
 
 namespace smoe {
@@ -35,6 +37,18 @@ std::string part_of(const std::string& parameter) {
     if (parameter.find(entry.piece) != std::string::npos) return entry.part;
   }
   return "other";
+}
+
+std::optional<at::Tensor> pick_experts(const at::Tensor& whole, at::IntArrayRef shape, const std::vector<int64_t>& ids,
+                                       int64_t experts) {
+  if (whole.sizes() == shape) return whole;
+  std::vector<int64_t> differing;
+  const bool same_rank = whole.dim() == static_cast<int64_t>(shape.size());
+  for (int64_t d = 0; same_rank && d < whole.dim(); ++d) {
+    if (whole.size(d) != shape[static_cast<size_t>(d)]) differing.push_back(d);
+  }
+  if (differing.size() != 1 || whole.size(differing[0]) != experts) return std::nullopt;
+  return whole.index_select(differing[0], at::tensor(ids, at::device(whole.device()).dtype(at::kLong)));
 }
 
 std::vector<PartCount> count_parts(const torch::nn::Module& model) {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -21,6 +22,12 @@ struct PartCount {
 
 /// The part that a parameter of that name belongs to (docs/formats.md lists the names).
 std::string part_of(const std::string& parameter);
+
+/// What becomes of `whole`, a parameter of a model with `experts` experts, in one whose parameter has the shape `shape` and
+/// whose experts are `ids` of them: itself where it has that shape, and else, in the one dimension that differs, the pieces
+/// of these experts. Nothing where it has no piece for each expert.
+std::optional<at::Tensor> pick_experts(const at::Tensor& whole, at::IntArrayRef shape, const std::vector<int64_t>& ids,
+                                       int64_t experts);
 
 /// The parts that the model has, in the order of PartCount::part. Works on a model without values too.
 std::vector<PartCount> count_parts(const torch::nn::Module& model);

@@ -1,7 +1,6 @@
 #include "smoe/slim/keep_experts.h"
 
 #include <ATen/core/grad_mode.h>
-#include <ATen/ops/tensor.h>
 
 #include <algorithm>
 #include <numeric>
@@ -10,6 +9,7 @@
 
 #include "smoe/base/error.h"
 #include "smoe/models/model_folder.h"
+#include "smoe/models/model_parts.h"
 #include "smoe/moe/moe_layer.h"
 
 namespace smoe {
@@ -51,20 +51,6 @@ void check_router(const LanguageModel& model, int64_t experts) {
     require(weight != nullptr && weight->dim() == 2 && weight->size(0) == experts, "the router '",
             model.spec().moe.router, "' cannot do with fewer experts: it has no row for each of them to keep");
   }
-}
-
-/// What stays of `whole` where `part` has its shape: all of it, or in the one dimension that differs the entries `ids`.
-at::Tensor cut(const at::Tensor& whole, const at::Tensor& part, const std::vector<int64_t>& ids, int64_t experts,
-               const std::string& name) {
-  if (whole.sizes() == part.sizes()) return whole;
-  std::vector<int64_t> differing;
-  const bool same_rank = whole.dim() == part.dim();
-  for (int64_t d = 0; same_rank && d < whole.dim(); ++d) {
-    if (whole.size(d) != part.size(d)) differing.push_back(d);
-  }
-  require(differing.size() == 1 && whole.size(differing[0]) == experts, "the router cannot do with fewer experts: '",
-          name, "' ", whole.sizes(), " has no piece for each of them");
-  return whole.index_select(differing[0], at::tensor(ids, at::device(whole.device()).dtype(at::kLong)));
 }
 
 }  // namespace
@@ -147,7 +133,10 @@ std::shared_ptr<LanguageModel> keep_experts(const LanguageModel& model, const Ex
             "' that the model lacks");
     const std::optional<int64_t> layer = mixture_layer(name);
     const std::vector<int64_t> ids = layer ? kept[mixture_of.at(*layer)] : std::vector<int64_t>();
-    target.copy_(cut(found->second, target, ids, experts, name));
+    const std::optional<at::Tensor> pieces = pick_experts(found->second, target.sizes(), ids, experts);
+    require(pieces.has_value(), "the router cannot do with fewer experts: '", name, "' ", found->second.sizes(),
+            " has no piece for each of them");
+    target.copy_(*pieces);
   }
   return slim;
 }

@@ -16,15 +16,15 @@
 namespace smoe {
 namespace {
 
-/// What says how a checkpoint came about: its trainer.json, the slim.json of a model that was made smaller,
-/// or the average.json of averaged weights.
+/// What says how a checkpoint came about: its trainer.json, the slim.json of a model that was made smaller, the upcycle.json
+/// of one that was made larger, or the average.json of averaged weights.
 struct Record {
   std::filesystem::path path;
   nlohmann::ordered_json json;
 };
 
 std::optional<Record> read_record(const std::filesystem::path& checkpoint) {
-  for (const char* name : {"trainer.json", "slim.json", "average.json"}) {
+  for (const char* name : {"trainer.json", "slim.json", "upcycle.json", "average.json"}) {
     const std::filesystem::path path = checkpoint / name;
     if (std::filesystem::exists(path)) return Record{path, read_json_object(path)};
   }

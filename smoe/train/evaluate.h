@@ -47,7 +47,8 @@ EvalResult evaluate(LanguageModel& model, const TokenSequence& text, const EvalL
                     std::optional<double> dial, const std::string& source, StatsBook* book = nullptr);
 
 /// The text that a checkpoint was trained on and its step, as its trainer.json says, or the slim.json of a model that was
-/// made smaller, or the average.json of averaged weights; empty and 0 where there is none.
+/// made smaller, the upcycle.json of one that was made larger, or the average.json of averaged weights; empty and 0 where
+/// there is none.
 struct RecordedData {
   std::string path, sha256;
   int64_t step = 0;

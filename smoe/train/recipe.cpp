@@ -31,6 +31,8 @@ void TrainConfig::describe(Fields& fields) {
   fields.add("checkpoint_every", &checkpoint_every, "steps between checkpoints", at_least(1));
   fields.add("keep_last", &keep_last, "how many of the latest checkpoints stay, beside the best", at_least(1));
   fields.add("seed", &seed, "seed of weights and dropout", at_least(0));
+  fields.add_newer("init", &init,
+                   "run or checkpoint of such a model, whose weights are where training begins; empty: they are drawn");
   fields.add("threads", &threads, "threads to compute with; 0: one a core", between(0, 4096));
   fields.add("device", &device, "where to compute", one_of({"cpu", "cuda"}));
   fields.add("dtype", &dtype, "what matrix products compute in; parameters stay fp32", one_of({"fp32", "bf16"}));

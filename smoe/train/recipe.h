@@ -32,6 +32,7 @@ struct TrainConfig {
   int64_t checkpoint_every = 4000;
   int64_t keep_last = 2;
   int64_t seed = 1111;
+  std::string init = {};
   int64_t threads = 0;
   std::string device = "cpu";
   std::string dtype = "fp32";

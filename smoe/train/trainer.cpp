@@ -61,6 +61,7 @@ std::unique_ptr<Trainer> start_training(const Recipe& recipe, const std::filesys
             " bytes, training needs at least two");
   }
   check_families(recipe, files);
+  if (!recipe.train.init.empty()) check_initial_model(recipe, make_vocabulary(recipe.data.format, files));
   return std::make_unique<Trainer>(RunFolder::create(out, recipe), recipe);
 }
 
@@ -83,8 +84,9 @@ Trainer::Trainer(RunFolder run, Recipe recipe)
   check_families(recipe_, files_);
   const int64_t rows = recipe_.train.batch / recipe_.train.accumulate;
   for (int64_t i = 0; i < recipe_.train.accumulate; ++i) memories_.push_back(model_->empty_memory(rows));
-  attend_to_model();
   const bool goes_on = !store_.index().last.name.empty();
+  if (!goes_on) take_initial_weights();
+  attend_to_model();
   if (goes_on) {
     load(store_.last());
   } else {

@@ -83,6 +83,8 @@ class Trainer {
   int64_t within_experts(int64_t k) const;
   /// Looks at what the model needs beside its gradients: statistics, a mean of its weights.
   void attend_to_model();
+  /// Begins with the weights of train.init where the recipe names one.
+  void take_initial_weights();
   /// Gives each mixture all its experts where that is due at this step.
   void spawn_experts();
   at::Tensor objective_of(const ObjectiveResult& task, const StatsBook* book, StepResult& result) const;
@@ -124,6 +126,10 @@ class Trainer {
   int64_t loss_count_ = 0;
   std::vector<Memory> memories_;  // one a micro-batch
 };
+
+/// Throws UserError where a training by that recipe, on a text with that vocabulary, cannot begin with the weights of the
+/// model that train.init names: it is not there, has other tokens, or is another model.
+void check_initial_model(const Recipe& recipe, const ByteVocabulary& vocabulary);
 
 /// Makes a new run in `out` and its trainer.
 std::unique_ptr<Trainer> start_training(const Recipe& recipe, const std::filesystem::path& out);

@@ -6,7 +6,7 @@ import unittest
 
 import tool
 
-VERBS = ("train", "eval", "generate", "inspect", "slim", "report", "compare", "settings", "bench", "list")
+VERBS = ("train", "eval", "generate", "inspect", "slim", "upcycle", "report", "compare", "settings", "bench", "list")
 
 
 class Settings(tool.ToolTest):
