@@ -2,8 +2,9 @@
 //
 // One piece of work is an expert, or a slice of the hidden layer of one that has many rows, over tiles of its rows. With a
 // tile in the cache, it goes from the gradient of the output to that of the hidden layer, adds to both weight gradients,
-// and writes the rows of the gradient of x, which are then added up token by token. How the work is cut depends on the
-// routing alone, and each sum has one order, so the bits do not depend on the threads.
+// and writes the rows of the gradient of x, which are then added up token by token. Where the weights are large it goes
+// over the tiles once for each chunk of hidden columns, whose weight gradients stay in the cache meanwhile. How the work is
+// cut depends on the routing alone, and each sum has one order, so the bits do not depend on the threads.
 #include <ATen/Parallel.h>
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/ops/empty.h>
@@ -19,12 +20,19 @@
 namespace smoe {
 namespace {
 
-/// Rows of a tile. The gradients of a wide layer's weights, which each tile adds to, do not stay in the cache: there more
-/// rows a tile are fewer ways through memory, which is worth more than that the tile itself fits.
+constexpr int64_t kSlice = 64;              // hidden columns that stay in the cache with a tile
+constexpr int64_t kPieces = 8;              // an expert with more than such a part of all rows is cut
+constexpr int64_t kChunkBytes = 4ll << 20;  // of the weight gradients of a chunk
+
+/// Rows of a tile. A wide layer's weight gradients, which each tile adds to, leave the near cache in between: there more
+/// rows a tile are fewer ways from the far one, which is worth more than that the tile itself fits.
 int64_t tile_rows_at(int64_t width) { return width >= 512 ? 256 : 128; }
 
-constexpr int64_t kSlice = 64;  // hidden columns that stay in the cache with a tile
-constexpr int64_t kPieces = 8;  // an expert with more than such a part of all rows is cut
+/// Hidden columns of a chunk.
+int64_t chunk_at(int64_t width, int64_t halves) {
+  const int64_t column_bytes = (halves + 1) * width * static_cast<int64_t>(sizeof(float));
+  return std::max<int64_t>(1, kChunkBytes / column_bytes / kSlice) * kSlice;
+}
 
 enum Input { kX, kWeight, kW1, kB1, kW2, kB2 };
 
@@ -32,6 +40,8 @@ enum Input { kX, kWeight, kW1, kB1, kW2, kB2 };
 struct Piece {
   int64_t e, h, h_end;
   int64_t first_row;  ///< of its rows in the buffers that have some for each piece
+
+  int64_t width() const { return h_end - h; }
 };
 
 template <class T>
@@ -53,8 +63,8 @@ class Backward {
     const at::TensorOptions fp32 = x_.options().dtype(at::kFloat);
     if (wanted[kX]) x_rows_ = at::empty({piece_rows_, sizes_.D}, fp32);
     if (wanted[kWeight]) dots_ = at::zeros({piece_rows_}, fp32);
-    if (wanted[kW1]) w1_sum_ = weight_sum(sizes_.halves * sizes_.H, sizes_.D);
-    if (wanted[kW2]) w2_sum_ = weight_sum(sizes_.D, sizes_.H);
+    if (wanted[kW1]) w1_gradient_ = weight_gradient(sizes_.halves * sizes_.H, sizes_.D);
+    if (wanted[kW2]) w2_gradient_ = weight_gradient(sizes_.D, sizes_.H);
     if (wanted[kB1]) b1_sum_ = at::zeros({sizes_.E, sizes_.halves * sizes_.H}, fp32);
     if (wanted[kB2]) b2_sum_ = at::zeros({sizes_.E, sizes_.D}, fp32);
   }
@@ -70,9 +80,9 @@ class Backward {
     const MlpWeights& w = call_.weights;
     return {wanted_[kX] ? gradient_of_x() : at::Tensor(),
             wanted_[kWeight] ? gradient_of_weight() : at::Tensor(),
-            like(w1_sum_, w.w1),
+            like(w1_gradient_, w.w1),
             like(b1_sum_, w.b1),
-            like(w2_sum_, w.w2),
+            like(w2_gradient_, w.w2),
             like(b2_sum_, w.b2)};
   }
 
@@ -87,6 +97,11 @@ class Backward {
       gradient = scratch.template take<T>(rows * b.operand_width(n.D));
       gradient_transposed = scratch.template take<P>(rows * n.D);
       x = scratch.template take<P>(rows * round_up(n.D, kPackedColumns));
+      if (b.rounds_weights_) {
+        const int64_t width = std::min(b.chunk_, round_up(n.H, kSlice));
+        w1 = scratch.template take<float>(n.halves * width * n.D);
+        w2 = scratch.template take<float>(width * n.D);
+      }
       through = scratch.template take<float>(tile);
       after = scratch.template take<P>(tile);
       mask = scratch.template take<float>(b.call_.options.dropout_p > 0 ? tile : 0);
@@ -104,6 +119,7 @@ class Backward {
     T* gradient;                          // [rows, D] of the output, gathered
     P* gradient_transposed;               // [D, rows], weighted
     P* x;                                 // the gathered rows as a second operand
+    float *w1 = nullptr, *w2 = nullptr;   // [halves, chunk, D], [D, chunk] gradients that are yet to be rounded
     float *through, *mask;                // [rows, slice] gradient · W2; dropout
     P* after;                             // [rows, slice] after activation and dropout, a second operand
     P *before[2], *before_transposed[2];  // gradient before the activation, [rows, slice] and [slice, rows]
@@ -120,8 +136,9 @@ class Backward {
   int64_t operand_width(int64_t width) const { return packed_rows(width, x_.scalar_type()); }
 
   /// Room for [E, rows, columns]; what is not going to be written, the experts without tokens, is zero.
-  at::Tensor weight_sum(int64_t rows, int64_t columns) const {
-    at::Tensor out = at::empty({sizes_.E, rows, columns}, x_.options().dtype(at::kFloat));
+  at::Tensor weight_gradient(int64_t rows, int64_t columns) const {
+    const at::ScalarType type = rounds_weights_ ? x_.scalar_type() : at::kFloat;
+    at::Tensor out = at::empty({sizes_.E, rows, columns}, x_.options().dtype(type));
     for (int64_t e = 0; e < sizes_.E; ++e) {
       if (rows_.rows_of(e) == 0) out.select(0, e).zero_();
     }
@@ -153,6 +170,15 @@ class Backward {
   }
 
   void one_piece(const Piece& piece, Space& s) {
+    for (int64_t h = piece.h; h < piece.h_end; h += chunk_) {
+      const Piece chunk{piece.e, h, std::min(h + chunk_, piece.h_end), piece.first_row};
+      one_chunk(chunk, h > piece.h, s);
+      if (rounds_weights_) round_weights(chunk, s);
+    }
+  }
+
+  /// `add`: to the gradient of x, which has chunks before this one in it.
+  void one_chunk(const Piece& piece, bool add, Space& s) {
     const int64_t begin = rows_.first[static_cast<size_t>(piece.e)], count = rows_.rows_of(piece.e);
     const int64_t tiles = ceil_div(count, tile_rows_);
     int64_t done = 0;
@@ -161,7 +187,7 @@ class Backward {
       const int64_t first = begin + done;
       const Tile tile{first, size, round_up(size, 8), rows_.token.data() + first, weight_.data() + first};
       gather(piece, tile, s);
-      for (int64_t h = piece.h; h < piece.h_end; h += kSlice) one_slice(piece, tile, h, done, s);
+      for (int64_t h = piece.h; h < piece.h_end; h += kSlice) one_slice(piece, tile, h, done, add || h > piece.h, s);
       done += size;
     }
   }
@@ -191,29 +217,63 @@ class Backward {
     return dots_.mutable_data_ptr<float>() + piece.first_row + tile.first - rows_.first[static_cast<size_t>(piece.e)];
   }
 
-  void one_slice(const Piece& piece, const Tile& tile, int64_t h, int64_t done, Space& s) {
-    const int64_t D = sizes_.D, H = sizes_.H, e = piece.e, depth = operand_width(D);
+  /// A matrix of fp32 numbers of which a product is a part.
+  struct Target {
+    float* data;
+    int64_t ld;
+  };
+
+  /// Where the gradient of W1 is summed for the hidden columns from h on, and that of W2.
+  Target w1_sum(const Piece& piece, int64_t half, int64_t h, Space& s) {
+    const int64_t D = sizes_.D, row = (piece.e * sizes_.halves + half) * sizes_.H + h;
+    if (!rounds_weights_) return {w1_gradient_.mutable_data_ptr<float>() + row * D, D};
+    return {s.w1 + (half * piece.width() + h - piece.h) * D, D};
+  }
+  Target w2_sum(const Piece& piece, int64_t h, Space& s) {
+    const int64_t H = sizes_.H;
+    if (!rounds_weights_) return {w2_gradient_.mutable_data_ptr<float>() + piece.e * sizes_.D * H + h, H};
+    return {s.w2 + h - piece.h, piece.width()};
+  }
+
+  /// Rounds a chunk's weight gradients to where they belong.
+  void round_weights(const Piece& piece, Space& s) {
+    const int64_t D = sizes_.D, H = sizes_.H;
+    const auto round = [&](const float* from, int64_t count, T* to) {
+      passes_.sum_rows(&from, 1, count, reinterpret_cast<P*>(to));
+    };
+    for (int64_t half = 0; wanted_[kW1] && half < sizes_.halves; ++half) {
+      const int64_t row = (piece.e * sizes_.halves + half) * H + piece.h;
+      round(w1_sum(piece, half, piece.h, s).data, piece.width() * D, w1_gradient_.mutable_data_ptr<T>() + row * D);
+    }
+    for (int64_t d = 0; wanted_[kW2] && d < D; ++d) {
+      round(s.w2 + d * piece.width(), piece.width(),
+            w2_gradient_.mutable_data_ptr<T>() + (piece.e * D + d) * H + piece.h);
+    }
+  }
+
+  void one_slice(const Piece& piece, const Tile& tile, int64_t h, int64_t done, bool add_to_x, Space& s) {
+    const int64_t D = sizes_.D, e = piece.e, depth = operand_width(D);
     const int64_t width = std::min(kSlice, piece.h_end - h), ld = operand_width(width);
     multiply_blocks(tile.rows, width, depth, s.gradient, depth, w2_.block(e, 0, 0, h), kPackedColumns,
                     w2_.block_stride(), s.through, width, false);
     to_hidden(piece, tile, h, width, s);
     const bool add = done > 0;
     if (wanted_[kW2]) {
+      const Target sum = w2_sum(piece, h, s);
       multiply_blocks(D, width, tile.rows, reinterpret_cast<const T*>(s.gradient_transposed), tile.rows,
-                      reinterpret_cast<const T*>(s.after), ld, kPackedColumns * columns_step(),
-                      w2_sum_.mutable_data_ptr<float>() + e * D * H + h, H, add);
+                      reinterpret_cast<const T*>(s.after), ld, kPackedColumns * columns_step(), sum.data, sum.ld, add);
     }
     for (int64_t half = 0; half < sizes_.halves; ++half) {
-      const int64_t row = half * H + h;
       if (wanted_[kW1]) {
+        const Target sum = w1_sum(piece, half, h, s);
         multiply_blocks(width, D, tile.rows, reinterpret_cast<const T*>(s.before_transposed[half]), tile.rows,
-                        reinterpret_cast<const T*>(s.x), kPackedColumns, kPackedColumns * tile.rows,
-                        w1_sum_.mutable_data_ptr<float>() + (e * sizes_.halves * H + row) * D, D, add);
+                        reinterpret_cast<const T*>(s.x), kPackedColumns, kPackedColumns * tile.rows, sum.data, sum.ld,
+                        add);
       }
       if (wanted_[kX]) {
-        multiply_blocks(tile.rows, D, ld, reinterpret_cast<const T*>(s.before[half]), ld, w1_.block(e, 0, row, 0),
-                        kPackedColumns, w1_.block_stride(),
-                        x_rows_.mutable_data_ptr<float>() + (piece.first_row + done) * D, D, h > piece.h || half > 0);
+        multiply_blocks(tile.rows, D, ld, reinterpret_cast<const T*>(s.before[half]), ld,
+                        w1_.block(e, 0, half * sizes_.H + h, 0), kPackedColumns, w1_.block_stride(),
+                        x_rows_.mutable_data_ptr<float>() + (piece.first_row + done) * D, D, add_to_x || half > 0);
       }
     }
   }
@@ -310,7 +370,9 @@ class Backward {
 
   const MlpCall& call_;
   const MlpSizes sizes_;
-  const int64_t tile_rows_ = tile_rows_at(sizes_.D);
+  const int64_t tile_rows_ = tile_rows_at(sizes_.D), chunk_ = chunk_at(sizes_.D, sizes_.halves);
+  /// Weights in bf16 have gradients in bf16, of sums in fp32 that are there for a chunk at a time.
+  const bool rounds_weights_ = std::is_same_v<T, c10::BFloat16> && call_.weights.w1.scalar_type() == at::kBFloat16;
   const MlpWanted wanted_;
   const RowPasses<P>& passes_ = row_passes<P>();
   const ExpertRows rows_;
@@ -322,7 +384,7 @@ class Backward {
   std::vector<size_t> piece_of_;  // [E + 1] first piece of each expert
   std::vector<size_t> order_;     // in which pieces are taken
   int64_t piece_rows_ = 0;
-  at::Tensor x_rows_, dots_, w1_sum_, b1_sum_, w2_sum_, b2_sum_;
+  at::Tensor x_rows_, dots_, w1_gradient_, b1_sum_, w2_gradient_, b2_sum_;
 };
 
 }  // namespace

@@ -114,19 +114,24 @@ TEST(MoeMlpGradient, TakesAnExpandedIncomingGradient) {
   }
 }
 
+/// Experts with rows for several tiles, of a narrow and of a wide layer, and with hidden columns for several chunks.
+constexpr CaseShape kLarge[] = {{.T = 700, .K = 1, .E = 2, .D = 20, .H = 70},
+                                {.T = 700, .K = 1, .E = 2, .D = 520, .H = 70},
+                                {.T = 300, .K = 1, .E = 1, .D = 2100, .H = 300, .activation = Activation::kSwiglu},
+                                {.T = 300, .K = 1, .E = 9, .D = 2100, .H = 300}};
+
 TEST(MoeMlpGradient, OtherTypesAgreeWithFp64) {
   std::mt19937_64 random(7);
   for (int i = 0; i < 60; ++i) {
-    // The first two have experts with rows for several tiles, of a narrow and of a wide layer.
     const MixtureCase c =
-        i < 2 ? make_case({.T = 700, .K = 1, .E = 2, .D = i == 0 ? 20 : 520, .H = 70}, 90, at::kBFloat16)
-              : random_case(random, at::kBFloat16);
+        i < std::ssize(kLarge) ? make_case(kLarge[i], 90, at::kBFloat16) : random_case(random, at::kBFloat16);
     std::vector<NamedInput> want = inputs_of(c);
     for (const auto& [name, input] : want) input.set_requires_grad(true);
     const at::Tensor v = torch::sin(torch::arange(c.x.numel(), torch::kFloat64)).view(c.x.sizes());
     (body("reference").run(c) * v).sum().backward();
     for (const auto& [x_type, weights_type, tolerance] :
-         {std::tuple(at::kFloat, at::kFloat, 1e-5), std::tuple(at::kBFloat16, at::kFloat, 0.03)}) {
+         {std::tuple(at::kFloat, at::kFloat, 1e-5), std::tuple(at::kBFloat16, at::kFloat, 0.03),
+          std::tuple(at::kBFloat16, at::kBFloat16, 0.03)}) {
       for (const NamedBody& each : bodies_for(x_type)) {
         MixtureCase typed = c.to(x_type, weights_type);
         typed.x = typed.x.detach();
