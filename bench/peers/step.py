@@ -117,6 +117,9 @@ class Smoe:
         return {"train": found["tokens_per_second"], "peak_rss_bytes": found["peak_rss_bytes"],
                 "eval": {each["k"]: each["tokens_per_second"] for each in found["eval"] if each["k"] in eval_ks}}
 
+    def wait(self):
+        pass
+
     def close(self):
         pass
 
@@ -147,6 +150,10 @@ class Peer:
             raise PeerFailed
         return json.loads(answer)
 
+    def wait(self):
+        """Returns when the process has started, which would disturb whoever has a turn."""
+        self.ask(do="peak")
+
     def turn(self, k, eval_ks):
         seconds = self.ask(do="train_steps", k=k, repeat=self.repeat)["seconds"]
         peak = self.ask(do="peak")["peak_rss_bytes"]
@@ -163,14 +170,20 @@ class Peer:
 def take_turns(contenders, k, eval_ks, rounds):
     """Name → its turns; those who fail are taken out of `contenders`."""
     turns = {name: [] for name in contenders}
+
+    def ask(name, question):
+        try:
+            question(contenders[name])
+        except PeerFailed:
+            common.Output.say(f"Not run: {name} at k {k}, which failed.")
+            contenders.pop(name).close()
+
+    for name in list(contenders):
+        ask(name, lambda contender: contender.wait())
     for i in range(rounds):
         names = list(contenders)
         for name in names[i % len(names):] + names[:i % len(names)]:
-            try:
-                turns[name].append(contenders[name].turn(k, eval_ks[name]))
-            except PeerFailed:
-                common.Output.say(f"Not run: {name} at k {k}, which failed.")
-                contenders.pop(name).close()
+            ask(name, lambda contender, name=name: turns[name].append(contender.turn(k, eval_ks[name])))
     return {name: turns[name] for name in contenders}
 
 

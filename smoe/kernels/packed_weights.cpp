@@ -5,6 +5,7 @@
 #include <c10/core/UndefinedTensorImpl.h>
 
 #include <algorithm>
+#include <array>
 #include <cstring>
 #include <iterator>
 #include <map>
@@ -36,14 +37,14 @@ void pack_into(const at::Tensor& w, WeightUse use, at::Tensor& out) {
   });
 }
 
-}  // namespace
-
-at::Tensor pack_weights(const at::Tensor& w, WeightUse use, int64_t parts, at::ScalarType type) {
+/// What pack_weights gives, in the memory of `out` where that is defined and has the shape.
+at::Tensor pack(const at::Tensor& w, WeightUse use, int64_t parts, at::ScalarType type, at::Tensor out) {
   const bool forward = use == WeightUse::kForward;
   const int64_t K = w.size(forward ? 2 : 1), N = w.size(forward ? 1 : 2) / parts;
   const int64_t blocks = (N + kPackedColumns - 1) / kPackedColumns;
-  at::Tensor out = at::empty({w.size(0), parts, blocks, packed_rows(K, type), kPackedColumns},
-                             w.options().dtype(type).requires_grad(false));
+  const std::array<int64_t, 5> shape = {w.size(0), parts, blocks, packed_rows(K, type), kPackedColumns};
+  if (out.defined() && out.sizes() != at::IntArrayRef(shape)) out.reset();
+  if (!out.defined()) out = at::empty(shape, w.options().dtype(type).requires_grad(false));
   if (type == at::kBFloat16) {
     pack_into<Bf16>(w, use, out);
   } else {
@@ -51,8 +52,6 @@ at::Tensor pack_weights(const at::Tensor& w, WeightUse use, int64_t parts, at::S
   }
   return out;
 }
-
-namespace {
 
 /// Some numbers of each expert, from places all over its matrix.
 std::vector<double> sample(const at::Tensor& w) {
@@ -98,10 +97,13 @@ class Cache {
     const Key key{w.unsafeGetTensorImpl(), use, parts, type};
     const auto found = entries_.find(key);
     if (found != entries_.end() && is_current(found->second, w)) return found->second.packed;
-    forget_the_dead();
-    // The old copy goes first, so that the two are never there together.
+    // The old copy's memory serves again where nobody else holds it: new pages cost as much as the packing. Two copies are
+    // never kept at once.
+    at::Tensor room;
+    if (found != entries_.end() && found->second.packed.use_count() == 1) room = std::move(found->second.packed);
     entries_.erase(key);
-    at::Tensor packed = pack_weights(w, use, parts, type);
+    forget_the_dead();
+    at::Tensor packed = pack(w, use, parts, type, std::move(room));
     entries_.emplace(key, Entry{c10::weak_intrusive_ptr<c10::TensorImpl, c10::UndefinedTensorImpl>(w.getIntrusivePtr()),
                                 static_cast<uint32_t>(w._version()), w.const_data_ptr(), sample(w), packed});
     return packed;
@@ -124,6 +126,10 @@ class Cache {
 };
 
 }  // namespace
+
+at::Tensor pack_weights(const at::Tensor& w, WeightUse use, int64_t parts, at::ScalarType type) {
+  return pack(w, use, parts, type, {});
+}
 
 at::Tensor packed_weights(const at::Tensor& w, WeightUse use, int64_t parts, at::ScalarType type) {
   static Cache cache;

@@ -68,8 +68,8 @@ struct RowPasses {
   void (*sum_rows)(const float* const* rows, int64_t count, int64_t width, T* out);
 
   /// A matrix B [K, N], element (k, n) at k · stride_k + n · stride_n, as second operands: blocks of 64 columns, each
-  /// [K, 64] (bf16: K rounded up to even, in pairs of rows), missing rows and columns zero. `in` is fp32 or, for bf16,
-  /// T itself where in_is_t.
+  /// [K, 64] (bf16: K rounded up to even, in pairs of rows), missing rows zero and missing columns up to the next multiple of
+  /// 16; what is past these is not written, and nothing reads it. `in` is fp32 or, for bf16, T itself where in_is_t.
   void (*pack)(const void* in, bool in_is_t, int64_t K, int64_t N, int64_t stride_k, int64_t stride_n, T* out);
 };
 
