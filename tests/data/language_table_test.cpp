@@ -11,11 +11,12 @@
 #include "smoe/base/sha256.h"
 #include "smoe/data/batch_stream.h"
 #include "tests/base/temp_folder.h"
+#include "tests/data/corpus_text.h"
 
 namespace smoe {
 namespace {
 
-std::string text_of(const CorpusFiles& files, Split split) { return std::string(as_text(files.bytes(split))); }
+using testing::text_of;
 
 std::string entry(const std::string& name, const std::string& files, const std::string& family = "") {
   return "[language." + name + "]\nfiles = " + files + "\n" + (family.empty() ? "" : "family = '" + family + "'\n");

@@ -18,8 +18,8 @@
 namespace smoe {
 namespace {
 
-const std::atomic<int> kNoStop{0};
-const std::atomic<int> kStopAtOnce{15};
+using testing::kNoStop;
+using testing::kStopAtOnce;
 
 /// A recipe with a mixture of four experts in the last of two layers, and a table of three languages, each of letters of
 /// its own: a to c, d to f, g to i.

@@ -22,6 +22,7 @@ namespace {
 using testing::kNoStop;
 using testing::kStopAtOnce;
 using testing::last_tensors;
+using testing::output;
 
 ModelSpec small_spec(const std::string& router = "learned") {
   ModelSpec spec;
@@ -50,12 +51,6 @@ Pair pair_of(const ModelSpec& spec, const SpawnConfig& config) {
   }
   spawn(*pair.one, *pair.many, config, RandomStream(4));
   return pair;
-}
-
-at::Tensor output(LanguageModel& model, int64_t k) {
-  const torch::NoGradGuard no_grad;
-  Memory memory = model.empty_memory(2);
-  return model.forward(torch::arange(14).view({2, 7}), memory, {.k = k});
 }
 
 Recipe spawning_recipe(const std::filesystem::path& folder) {

@@ -1,5 +1,7 @@
 #include "tests/train/tiny_run.h"
 
+#include <torch/types.h>
+
 #include "smoe/base/file.h"
 #include "smoe/base/philox.h"
 #include "smoe/train/trainer.h"
@@ -36,6 +38,12 @@ Recipe tiny_recipe(const std::filesystem::path& folder) {
                   .threads = 2};
   recipe.optimizer.lr = 1e-3;
   return recipe;
+}
+
+at::Tensor output(LanguageModel& model, int64_t k) {
+  const torch::NoGradGuard no_grad;
+  Memory memory = model.empty_memory(2);
+  return model.forward(torch::arange(14).view({2, 7}), memory, {.k = k});
 }
 
 TensorMap last_tensors(const std::filesystem::path& run, const std::string& file) {

@@ -8,6 +8,7 @@
 
 #include <ATen/core/Tensor.h>
 
+#include "smoe/models/model.h"
 #include "smoe/train/recipe.h"
 
 namespace smoe::testing {
@@ -22,6 +23,9 @@ std::string tiny_text(size_t bytes);
 
 /// 2 layers, D 16, 4 experts of 16, k 1 → 4, 12 steps of 2 × 16 tokens, on a text written into `folder`.
 Recipe tiny_recipe(const std::filesystem::path& folder);
+
+/// What a model answers to two sequences of seven tokens.
+at::Tensor output(LanguageModel& model, int64_t k);
 
 /// What a file of a run's last checkpoint has.
 TensorMap last_tensors(const std::filesystem::path& run, const std::string& file = "model.safetensors");

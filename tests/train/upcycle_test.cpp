@@ -22,7 +22,8 @@
 namespace smoe {
 namespace {
 
-const std::atomic<int> kNoStop{0};
+using testing::kNoStop;
+using testing::output;
 
 /// A dense model of three layers.
 ModelSpec dense_spec() {
@@ -51,12 +52,6 @@ std::shared_ptr<LanguageModel> trained(const ModelSpec& spec, uint64_t seed = 3)
   const torch::NoGradGuard no_grad;
   for (const auto& [name, value] : named_tensors(*model)) RandomStream(seed).at(name).fill_normal(value, 0, 0.3);
   return model;
-}
-
-at::Tensor output(LanguageModel& model, int64_t k) {
-  const torch::NoGradGuard no_grad;
-  Memory memory = model.empty_memory(2);
-  return model.forward(torch::arange(14).view({2, 7}), memory, {.k = k});
 }
 
 std::string refusal(const ModelSpec& from, const std::function<void(ModelSpec&)>& change) {
