@@ -89,7 +89,8 @@ void add_analyze(Program& program) {
                    "runs (the best checkpoint at k = E of each), checkpoints, or traces that --trace wrote")
       ->type_name("MODEL|TRACE")
       ->required();
-  verb->add_option("--data", options->data, "text file or folder; default: what each model was trained on")
+  verb->add_option("--data", options->data,
+                   "text file, folder or table of languages; default: what each model was trained on")
       ->type_name("FILE|DIR");
   verb->add_option("--split", options->split, "train, valid or test")->capture_default_str()->type_name("NAME");
   verb->add_option("--tokens", options->tokens, "read at most so many tokens of the split; 0: all")

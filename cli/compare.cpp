@@ -175,7 +175,8 @@ void add_compare(Program& program) {
   verb->add_option("plan", options->plan, "what to compare, a TOML file (docs/formats.md)")
       ->type_name("PLAN.toml")
       ->required();
-  verb->add_option("--data", options->data, "text file or folder that all train on")->type_name("FILE|DIR");
+  verb->add_option("--data", options->data, "text file, folder or table of languages that all train on")
+      ->type_name("FILE|DIR");
   verb->add_option("--tokens", options->tokens,
                    "train each run on so many tokens, such as 600K; default: the recipe's steps")
       ->type_name("N");

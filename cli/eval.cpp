@@ -130,7 +130,8 @@ void add_eval(Program& program) {
                    "a run (its best checkpoint at k = E; smoe report then shows the result) or a checkpoint")
       ->type_name("MODEL")
       ->required();
-  verb->add_option("--data", options->data, "text file or folder; default: what the model was trained on")
+  verb->add_option("--data", options->data,
+                   "text file, folder or table of languages; default: what the model was trained on")
       ->type_name("FILE|DIR");
   verb->add_option("--split", options->split, "train, valid or test")->capture_default_str()->type_name("NAME");
   verb->add_option("--k", options->k,
