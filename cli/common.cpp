@@ -109,9 +109,9 @@ const std::atomic<int>& stop_gently() {
 }
 
 std::string version_text() {
-  return concat("smoe ", kVersion, " (", kBuild, ", ", kCompiler, ")\nLibTorch ", libtorch_version(),
-                at::hasCUDA() ? ", CUDA" : ", no CUDA", "\nCPU ", at::get_cpu_capability(), ", ", at::get_num_threads(),
-                " threads\n");
+  return concat("smoe ", kVersion, " (", kCommit, *kCommit == '\0' ? "" : ", ", kBuild, ", ", kCompiler, ")\nLibTorch ",
+                libtorch_version(), at::hasCUDA() ? ", CUDA" : ", no CUDA", "\nCPU ", at::get_cpu_capability(), ", ",
+                at::get_num_threads(), " threads\n");
 }
 
 }  // namespace smoe::cli

@@ -78,6 +78,7 @@ Recipe RunFolder::recipe() const {
 
 nlohmann::ordered_json environment() {
   return {{"smoe", kVersion},
+          {"commit", kCommit},
           {"build", kBuild},
           {"compiler", kCompiler},
           {"libtorch", libtorch_version()},

@@ -22,7 +22,7 @@ class RunFolder {
   std::filesystem::path checkpoints() const { return path_ / "checkpoints"; }
   Recipe recipe() const;
 
-  /// Writes environment.json: versions, processor features, threads, and the data's checksum.
+  /// Writes environment.json: versions, commit, processor features, threads, and the data's checksum.
   void write_environment(const nlohmann::ordered_json& data) const;
 
  private:

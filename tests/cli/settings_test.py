@@ -58,7 +58,7 @@ class Help(tool.ToolTest):
 
     def test_version(self):
         lines = self.run_tool("--version").decode().splitlines()
-        self.assertRegex(lines[0], r"^smoe \d+\.\d+\.\d+ \(.+\)$")
+        self.assertRegex(lines[0], r"^smoe \d+\.\d+\.\d+ \(([0-9a-f]{12,40}(\+changes)?, )?[^,]+, [^,]+\)$")
         self.assertRegex(lines[1], r"^LibTorch 2\.\d+\.\d+")
         self.assertRegex(lines[2], r"^CPU \w+, \d+ threads$")
 
