@@ -118,6 +118,10 @@ void gather_transposed_512(const T* x, int64_t width, const int32_t* token, cons
     for (int64_t c = 0; c < width; c += kLanes) {
       __m512 row[16];
       for (int64_t i = 0; i < kLanes; ++i) {
+        // The same columns of the next rows, which the processor does not foresee: tokens are far apart.
+        if (r + kLanes + i < valid) {
+          _mm_prefetch(reinterpret_cast<const char*>(x + token[r + kLanes + i] * width + c), _MM_HINT_T0);
+        }
         row[i] = i < count ? load16(x + token[r + i] * width + c) : _mm512_setzero_ps();
         if (scale != nullptr && i < count) row[i] = _mm512_mul_ps(row[i], _mm512_set1_ps(scale[r + i]));
       }
@@ -166,24 +170,12 @@ void bias_relu_512(const HiddenTile& given, const float* sum, const float* bias,
   _mm_sfence();  // streamed lines are seen by other threads only after it
 }
 
-/// A row of sixteen of relu_backward: after and before the activation, from through and kept.
-template <class T>
-inline void relu_backward16(const T* kept, __m512 through, float scale, __m512 kept_scale, __m512& after,
-                            __m512& before) {
-  const __m512 hidden = load16(kept);
-  const __mmask16 positive = _mm512_cmp_ps_mask(hidden, _mm512_setzero_ps(), _CMP_NLE_UQ);
-  after = _mm512_maskz_mul_ps(positive, hidden, kept_scale);
-  before = _mm512_maskz_mul_ps(positive, _mm512_mul_ps(through, _mm512_set1_ps(scale)), kept_scale);
-}
-
-template <class T>
-void relu_backward_512(const HiddenTile& given, const float* through, const float* scale, const T* kept,
-                       int64_t ld_kept, T* after, T* before, T* transposed, float* dot, float* column_sum) {
-  const HiddenTile tile = given;  // a copy, which no store can change
-  if (tile.width % kLanes != 0) {
-    return relu_backward(tile, through, scale, kept, ld_kept, after, before, transposed, dot, column_sum);
-  }
-  const __m512 kept_scale = _mm512_set1_ps(tile.kept_scale);
+/// The common walk of the two backward passes: fill(r, c, through) gives sixteen numbers of a row after and before the
+/// activation.
+template <class T, class Fill>
+inline void walk_backward_512(const HiddenTile& tile, const float* through, T* after, T* before, T* transposed,
+                              float* dot, float* column_sum, const Fill& fill) {
+  const T* const type = nullptr;
   for (int64_t r = 0; r < tile.rows; r += kLanes) {
     const int64_t rows = std::min(kLanes, tile.rows - r), count = std::clamp<int64_t>(tile.valid - r, 0, kLanes);
     alignas(64) float dots[kLanes][kLanes] = {};
@@ -192,19 +184,16 @@ void relu_backward_512(const HiddenTile& given, const float* through, const floa
       for (int64_t i = 0; i < kLanes; ++i) {
         a[i] = b[i] = _mm512_setzero_ps();
         if (i >= count) continue;
-        const int64_t at = (r + i) * tile.width + c;
-        const __m512 t = _mm512_loadu_ps(through + at);
-        // The same columns of the next slice, which the processor does not foresee: rows are far apart.
-        _mm_prefetch(reinterpret_cast<const char*>(kept + (r + i) * ld_kept + c + tile.width), _MM_HINT_T1);
-        relu_backward16(kept + (r + i) * ld_kept + c, t, scale[r + i], kept_scale, a[i], b[i]);
+        const __m512 t = _mm512_loadu_ps(through + (r + i) * tile.width + c);
+        fill(r + i, c, t, a[i], b[i]);
         _mm512_store_ps(dots[i], _mm512_fmadd_ps(t, a[i], _mm512_load_ps(dots[i])));
       }
       if (after != nullptr) {
-        for (__m512& each : a) each = to_stored(kept, each);
-        store_operand16(a, rows, after + r * tile.ld + operand_offset(kept, c), tile.ld);
+        for (__m512& each : a) each = to_stored(type, each);
+        store_operand16(a, rows, after + r * tile.ld + operand_offset(type, c), tile.ld);
       }
       if (column_sum != nullptr) add_columns(b, column_sum + c);
-      for (__m512& each : b) each = to_stored(kept, each);
+      for (__m512& each : b) each = to_stored(type, each);
       for (int64_t i = 0; i < rows; ++i) store16(before + (r + i) * tile.ld + c, 0xFFFF, b[i]);
       if (transposed == nullptr) continue;
       transpose(b);
@@ -215,11 +204,95 @@ void relu_backward_512(const HiddenTile& given, const float* through, const floa
 }
 
 template <class T>
+void relu_backward_512(const HiddenTile& given, const float* through, const float* scale, const T* kept,
+                       int64_t ld_kept, T* after, T* before, T* transposed, float* dot, float* column_sum) {
+  const HiddenTile tile = given;  // a copy, which no store can change
+  if (tile.width % kLanes != 0) {
+    return relu_backward(tile, through, scale, kept, ld_kept, after, before, transposed, dot, column_sum);
+  }
+  const __m512 kept_scale = _mm512_set1_ps(tile.kept_scale);
+  const auto fill = [=](int64_t r, int64_t c, __m512 t, __m512& a, __m512& b) {
+    const T* from = kept + r * ld_kept + c;
+    // The same columns of the next slice, which the processor does not foresee: rows are far apart.
+    _mm_prefetch(reinterpret_cast<const char*>(from + tile.width), _MM_HINT_T1);
+    const __m512 hidden = load16(from);
+    const __mmask16 positive = _mm512_cmp_ps_mask(hidden, _mm512_setzero_ps(), _CMP_NLE_UQ);
+    a = _mm512_maskz_mul_ps(positive, hidden, kept_scale);
+    b = _mm512_maskz_mul_ps(positive, _mm512_mul_ps(t, _mm512_set1_ps(scale[r])), kept_scale);
+  };
+  walk_backward_512(tile, through, after, before, transposed, dot, column_sum, fill);
+}
+
+template <class T>
+void finish_backward_512(const HiddenTile& given, const float* through, const float* after_in, const float* before_in,
+                         T* after, T* before, T* transposed, float* dot, float* column_sum) {
+  const HiddenTile tile = given;
+  if (tile.width % kLanes != 0) {
+    return finish_backward(tile, through, after_in, before_in, after, before, transposed, dot, column_sum);
+  }
+  const auto fill = [=](int64_t r, int64_t c, __m512, __m512& a, __m512& b) {
+    a = _mm512_loadu_ps(after_in + r * tile.width + c);
+    b = _mm512_loadu_ps(before_in + r * tile.width + c);
+  };
+  walk_backward_512(tile, through, after, before, transposed, dot, column_sum, fill);
+}
+
+/// Four vectors at a time, so that their sums do not wait for each other.
+template <class T>
+void sum_rows_512(const float* const* rows, int64_t count, int64_t width, T* out) {
+  constexpr int64_t kVectors = 4;
+  int64_t c = 0;
+  for (; c + kVectors * kLanes <= width; c += kVectors * kLanes) {
+    __m512 sum[kVectors];
+    for (__m512& each : sum) each = _mm512_setzero_ps();
+    for (int64_t i = 0; i < count; ++i) {
+      for (int64_t v = 0; v < kVectors; ++v) sum[v] = _mm512_add_ps(sum[v], _mm512_loadu_ps(rows[i] + c + v * kLanes));
+    }
+    for (int64_t v = 0; v < kVectors; ++v) store16(out + c + v * kLanes, 0xFFFF, to_stored(out, sum[v]));
+  }
+  for (; c < width; c += kLanes) {
+    const __mmask16 lanes = first_lanes(std::min(kLanes, width - c));
+    __m512 sum = _mm512_setzero_ps();
+    for (int64_t i = 0; i < count; ++i) sum = _mm512_add_ps(sum, _mm512_maskz_loadu_ps(lanes, rows[i] + c));
+    store16(out + c, lanes, to_stored(out, sum));
+  }
+}
+
+/// A whole number of squares, of a matrix whose rows or columns stand in one piece.
+template <class T, class In>
+void pack_512(const In* in, int64_t K, int64_t N, int64_t stride_k, int64_t stride_n, T* out) {
+  for (int64_t n = 0; n < N; n += kLanes) {
+    T* block = out + n / kBlock * kBlock * K + operand_offset(out, n % kBlock);
+    for (int64_t k = 0; k < K; k += kLanes) {
+      const In* from = in + k * stride_k + n * stride_n;
+      __m512 row[16];
+      for (int64_t i = 0; i < kLanes; ++i) {
+        row[i] = to_stored(out, load16(from + i * (stride_n == 1 ? stride_k : stride_n)));
+      }
+      if (stride_n != 1) transpose(row);
+      store_operand16(row, kLanes, block + k * kBlock, kBlock);
+    }
+  }
+}
+
+template <class T>
+void pack_512(const void* in, bool in_is_t, int64_t K, int64_t N, int64_t stride_k, int64_t stride_n, T* out) {
+  if (K % kLanes != 0 || N % kLanes != 0 || (stride_k != 1 && stride_n != 1)) {
+    return pack(in, in_is_t, K, N, stride_k, stride_n, out);
+  }
+  if (in_is_t) return pack_512(static_cast<const T*>(in), K, N, stride_k, stride_n, out);
+  return pack_512(static_cast<const float*>(in), K, N, stride_k, stride_n, out);
+}
+
+template <class T>
 RowPasses<T> passes_512() {
   RowPasses<T> passes = make_row_passes<T>();
   passes.gather_transposed = gather_transposed_512<T>;
   passes.bias_relu = bias_relu_512<T>;
   passes.relu_backward = relu_backward_512<T>;
+  passes.finish_backward = finish_backward_512<T>;
+  passes.sum_rows = sum_rows_512<T>;
+  passes.pack = pack_512<T>;
   return passes;
 }
 

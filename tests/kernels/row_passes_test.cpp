@@ -1,0 +1,186 @@
+// The passes of every instruction set that this processor has, against loops over single elements.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <random>
+#include <vector>
+
+#include "smoe/kernels/row_passes_levels.h"
+
+namespace smoe {
+namespace {
+
+std::vector<RowPassesLevel> levels() {
+  std::vector<RowPassesLevel> out = {{row_passes_level(), row_passes<float>(), row_passes<Bf16>()}};
+#if defined(__x86_64__)
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) out.push_back(row_passes_avx2());
+#endif
+  return out;
+}
+
+const RowPasses<float>& passes_of(const RowPassesLevel& level, float) { return level.fp32; }
+const RowPasses<Bf16>& passes_of(const RowPassesLevel& level, Bf16) { return level.bf16; }
+
+float as_float(float x) { return x; }
+float as_float(Bf16 x) {
+  const uint32_t bits = static_cast<uint32_t>(x.bits) << 16;
+  float value = 0;
+  std::memcpy(&value, &bits, sizeof value);
+  return value;
+}
+
+/// The nearest number of the type, of two that are as near the even one.
+template <class T>
+T rounded_to(float x) {
+  if constexpr (std::is_same_v<T, float>) {
+    return x;
+  } else {
+    if (std::isnan(x)) return {0x7FC0};
+    uint32_t bits = 0;
+    std::memcpy(&bits, &x, sizeof bits);
+    const uint32_t low = bits & 0xFFFFu, high = bits >> 16;
+    return {static_cast<uint16_t>(high + (low > 0x8000u || (low == 0x8000u && high % 2 == 1) ? 1 : 0))};
+  }
+}
+
+/// What the last call drew. NaN and infinities are among the numbers.
+class Draw {
+ public:
+  int64_t size(int64_t least, int64_t most) { return std::uniform_int_distribution<int64_t>(least, most)(random_); }
+  /// Every other time a whole number of vectors.
+  int64_t width(int64_t most) { return size(0, 1) == 0 ? size(1, most) : 16 * size(1, most / 16); }
+  template <class T>
+  std::vector<T> numbers(int64_t count) {
+    std::vector<T> out;
+    std::normal_distribution<float> normal;
+    for (int64_t i = 0; i < count; ++i) {
+      const int64_t kind = size(0, 400);
+      const float odd = kind == 0 ? std::numeric_limits<float>::quiet_NaN() : std::numeric_limits<float>::infinity();
+      out.push_back(rounded_to<T>(kind <= 1 ? odd : normal(random_)));
+    }
+    return out;
+  }
+
+ private:
+  std::mt19937 random_{7};
+};
+
+/// Equal, or both NaN.
+template <class T>
+::testing::AssertionResult same(T got, float want) {
+  const float a = as_float(got), b = as_float(rounded_to<T>(want));
+  if (a == b || (std::isnan(a) && std::isnan(b))) return ::testing::AssertionSuccess();
+  return ::testing::AssertionFailure() << a << " where " << b << " should be";
+}
+
+template <class T>
+class RowPassesOf : public ::testing::Test {
+ protected:
+  static constexpr bool kPairs = std::is_same_v<T, Bf16>;
+  /// Where element (k, n) of a second operand with rows of `ld` stands.
+  static int64_t place(int64_t k, int64_t n, int64_t ld) {
+    return kPairs ? k / 2 * 2 * ld + 2 * n + k % 2 : k * ld + n;
+  }
+
+  Draw draw_;
+};
+using PassTypes = ::testing::Types<float, Bf16>;
+TYPED_TEST_SUITE(RowPassesOf, PassTypes);
+
+TYPED_TEST(RowPassesOf, SumRowsInTheirOrder) {
+  using T = TypeParam;
+  for (int round = 0; round < 200; ++round) {
+    const int64_t width = this->draw_.width(300), count = this->draw_.size(0, 9);
+    const std::vector<float> numbers = this->draw_.template numbers<float>(width * std::max<int64_t>(count, 1));
+    std::vector<const float*> rows;
+    for (int64_t i = 0; i < count; ++i) rows.push_back(numbers.data() + i * width);
+    for (const RowPassesLevel& level : levels()) {
+      std::vector<T> out(static_cast<size_t>(width) + 1, rounded_to<T>(5));
+      passes_of(level, T{}).sum_rows(rows.data(), count, width, out.data());
+      for (int64_t c = 0; c < width; ++c) {
+        float sum = 0;
+        for (const float* row : rows) sum += row[c];
+        ASSERT_TRUE(same(out[static_cast<size_t>(c)], sum)) << level.name << ", column " << c << " of " << width;
+      }
+      ASSERT_TRUE(same(out.back(), 5)) << level.name << " writes past " << width;
+    }
+  }
+}
+
+TYPED_TEST(RowPassesOf, PackWhatIsThereAndZeros) {
+  using T = TypeParam;
+  constexpr int64_t kBlock = 64;
+  const auto check = [&](const auto& numbers, bool in_is_t, int64_t K, int64_t N, int64_t stride_k, int64_t stride_n) {
+    const int64_t padded = this->kPairs ? K + K % 2 : K, columns = (N + 15) / 16 * 16;
+    for (const RowPassesLevel& level : levels()) {
+      std::vector<T> out(static_cast<size_t>((N + kBlock - 1) / kBlock * kBlock * padded), rounded_to<T>(5));
+      passes_of(level, T{}).pack(numbers.data(), in_is_t, K, N, stride_k, stride_n, out.data());
+      for (int64_t k = 0; k < padded; ++k) {
+        for (int64_t n = 0; n < columns; ++n) {
+          const bool there = k < K && n < N;
+          const float want = there ? as_float(numbers[static_cast<size_t>(k * stride_k + n * stride_n)]) : 0.0f;
+          const int64_t at = n / kBlock * kBlock * padded + this->place(k, n % kBlock, kBlock);
+          ASSERT_TRUE(same(out[static_cast<size_t>(at)], want))
+              << level.name << ", (" << k << ", " << n << ") of " << K << " by " << N;
+        }
+      }
+    }
+  };
+  for (int round = 0; round < 100; ++round) {
+    const int64_t K = this->draw_.width(100), N = this->draw_.width(150);
+    const int64_t gap = this->draw_.size(0, 1) * this->draw_.size(0, 3), step = 1 + this->draw_.size(0, 5) / 5;
+    const std::vector<float> fp32 = this->draw_.template numbers<float>((K + gap) * (N + gap) * step);
+    const std::vector<T> own = this->draw_.template numbers<T>((K + gap) * (N + gap) * step);
+    check(fp32, false, K, N, step * (N + gap), step);
+    check(fp32, false, K, N, step, step * (K + gap));
+    check(own, true, K, N, step * (N + gap), step);
+    check(own, true, K, N, step, step * (K + gap));
+  }
+}
+
+TYPED_TEST(RowPassesOf, FinishBackwardInEveryLayout) {
+  using T = TypeParam;
+  for (int round = 0; round < 100; ++round) {
+    const int64_t rows = 8 * this->draw_.size(1, 8), valid = rows - this->draw_.size(0, 7),
+                  width = this->draw_.width(80);
+    const HiddenTile tile{
+        .rows = rows, .valid = valid, .width = width, .ld = this->kPairs ? width + width % 2 : width, .mask = nullptr};
+    const auto size = static_cast<size_t>(rows * tile.ld);
+    const std::vector<float> through = this->draw_.template numbers<float>(rows * width);
+    const std::vector<float> after_in = this->draw_.template numbers<float>(rows * width);
+    const std::vector<float> before_in = this->draw_.template numbers<float>(rows * width);
+    for (const RowPassesLevel& level : levels()) {
+      std::vector<T> after(size, rounded_to<T>(5)), before(size, rounded_to<T>(5)), transposed(size, rounded_to<T>(5));
+      std::vector<float> dot(static_cast<size_t>(rows), 1), columns(static_cast<size_t>(width), 1);
+      passes_of(level, T{})
+          .finish_backward(tile, through.data(), after_in.data(), before_in.data(), after.data(), before.data(),
+                           transposed.data(), dot.data(), columns.data());
+      std::vector<double> dot_want(static_cast<size_t>(rows), 1), columns_want(static_cast<size_t>(width), 1);
+      for (int64_t r = 0; r < rows; ++r) {
+        for (int64_t c = 0; c < width; ++c) {
+          const auto at = static_cast<size_t>(r * width + c);
+          const float a = r < valid ? after_in[at] : 0.0f, b = r < valid ? before_in[at] : 0.0f;
+          ASSERT_TRUE(same(after[static_cast<size_t>(this->place(r, c, tile.ld))], a))
+              << level.name << ", after " << r << ", " << c;
+          ASSERT_TRUE(same(before[static_cast<size_t>(r * tile.ld + c)], b))
+              << level.name << ", before " << r << ", " << c;
+          ASSERT_TRUE(same(transposed[static_cast<size_t>(c * rows + r)], b))
+              << level.name << ", transposed " << r << ", " << c;
+          if (r < valid) dot_want[static_cast<size_t>(r)] += static_cast<double>(through[at]) * static_cast<double>(a);
+          columns_want[static_cast<size_t>(c)] += static_cast<double>(b);
+        }
+      }
+      const auto near = [](float got, double want) {
+        return std::isfinite(want) ? std::abs(got - want) < 1e-3 : !std::isfinite(got);
+      };
+      for (size_t r = 0; r < dot.size(); ++r) ASSERT_TRUE(near(dot[r], dot_want[r])) << level.name << ", dot " << r;
+      for (size_t c = 0; c < columns.size(); ++c)
+        ASSERT_TRUE(near(columns[c], columns_want[c])) << level.name << ", column " << c;
+    }
+  }
+}
+
+}  // namespace
+}  // namespace smoe
