@@ -16,6 +16,7 @@
 #include "smoe/models/model.h"
 #include "smoe/study/compare_results.h"
 #include "smoe/train/recipe.h"
+#include "smoe/train/trainer.h"
 
 namespace smoe::cli {
 namespace {
@@ -47,13 +48,29 @@ ComparePlan read_plan(const CompareOptions& options) {
   return plan;
 }
 
-Recipe recipe_of(const ComparePlan& plan, const CompareEntry& entry) {
+/// Takes the entries out that the text cannot train, where the plan lets that be.
+void leave_out(ComparePlan& plan, const CorpusFiles& files) {
+  if (!files.families().empty()) return;
+  std::string names;
+  for (const CompareEntry& entry : plan.entries) {
+    if (entry.needs_languages) names += (names.empty() ? "" : ", ") + entry.name;
+  }
+  if (names.empty()) return;
+  std::erase_if(plan.entries, [](const CompareEntry& entry) { return entry.needs_languages; });
+  require(!plan.entries.empty(), names, ": name a table of languages with --data (docs/formats.md); ", files.path(),
+          " is none");
+  std::fprintf(stderr, "smoe: left out, since %s is no table of languages: %s\n", files.path().c_str(), names.c_str());
+}
+
+Recipe recipe_of(const ComparePlan& plan, const CompareEntry& entry, const CorpusFiles& files) {
   Recipe recipe;
   const Fields fields = recipe.fields();
   read_toml_file(fields, plan.base);
   for (const RawSetting& setting : entry.settings) assign(fields, setting);
+  recipe.data.path = files.path();
   try {
     recipe.check();
+    check_families(recipe, files);
   } catch (const UserError& error) {
     throw UserError(concat("entry ", entry.name, ": ", error.what()));
   }
@@ -62,8 +79,7 @@ Recipe recipe_of(const ComparePlan& plan, const CompareEntry& entry) {
 
 /// Forward and backward operations of the mean step of a training, a token: the forward pass, and twice as many for its
 /// gradients.
-double training_flops_per_token(const Recipe& recipe) {
-  const CorpusFiles files(recipe.data.path);
+double training_flops_per_token(const Recipe& recipe, const CorpusFiles& files) {
   const int64_t vocabulary = make_vocabulary(recipe.data.format, files).size();
   const std::shared_ptr<LanguageModel> model = make_model(recipe.spec(vocabulary), RandomStream(0));
   const std::optional<RouterTraits> traits = model->router_traits();
@@ -80,7 +96,7 @@ double training_flops_per_token(const Recipe& recipe) {
 }
 
 /// How many updates an entry gets.
-int64_t steps_of(const Recipe& recipe, const CompareOptions& options) {
+int64_t steps_of(const Recipe& recipe, const CompareOptions& options, const CorpusFiles& files) {
   const int64_t tokens_per_step = recipe.train.batch * recipe.train.segment;
   if (!options.tokens.empty()) {
     const int64_t tokens = parse_count(options.tokens, "--tokens");
@@ -91,17 +107,15 @@ int64_t steps_of(const Recipe& recipe, const CompareOptions& options) {
   require(options.budget.starts_with(kind), "--budget takes flops=NUMBER, such as flops=2e14, got '", options.budget,
           "'");
   const auto flops = static_cast<double>(parse_count(options.budget.substr(kind.size()), "--budget flops"));
-  const double steps = flops / (training_flops_per_token(recipe) * static_cast<double>(tokens_per_step));
+  const double steps = flops / (training_flops_per_token(recipe, files) * static_cast<double>(tokens_per_step));
   require(steps >= 1, "--budget: ", options.budget, " is less than one step");
   return static_cast<int64_t>(std::llround(steps));
 }
 
-std::vector<int64_t> all_steps(const ComparePlan& plan, const CompareOptions& options, const std::string& data) {
+std::vector<int64_t> all_steps(const ComparePlan& plan, const CompareOptions& options, const CorpusFiles& files) {
   std::vector<int64_t> steps;
   for (const CompareEntry& entry : plan.entries) {
-    Recipe recipe = recipe_of(plan, entry);
-    recipe.data.path = data;
-    steps.push_back(steps_of(recipe, options));
+    steps.push_back(steps_of(recipe_of(plan, entry, files), options, files));
   }
   return steps;
 }
@@ -127,13 +141,13 @@ int compare(const CompareOptions& options) {
           options.threads);
   require(options.tokens.empty() || options.budget.empty(), "--tokens and --budget: give one of the two");
   require(!options.data.empty(), "compare: name a text with --data");
-  const ComparePlan plan = read_plan(options);
-  const std::string data = std::filesystem::absolute(options.data).lexically_normal();
-  const CorpusFiles files(data);  // a text that is not there is refused before anything else
+  ComparePlan plan = read_plan(options);
+  const CorpusFiles files(std::filesystem::absolute(options.data).lexically_normal());
+  leave_out(plan, files);
   const std::filesystem::path folder = options.out.empty()
                                            ? std::filesystem::path("runs") / std::filesystem::path(options.plan).stem()
                                            : std::filesystem::path(options.out);
-  const std::vector<PlannedRun> runs = planned_runs(plan, all_steps(plan, options, data), data);
+  const std::vector<PlannedRun> runs = planned_runs(plan, all_steps(plan, options, files), files.path());
   if (options.dry_run) {
     print_commands(runs, folder);
     return 0;

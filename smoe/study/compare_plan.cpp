@@ -97,6 +97,10 @@ void read_entry(const RawSetting& setting, std::string_view key, ComparePlan& pl
     entry.summary = text_of(setting);
   } else if (name == "seeds") {
     entry.seeds = integer_of(setting, 1);
+  } else if (name == "needs") {
+    require(text_of(setting) == "languages", setting.where, ": needs can be \"languages\", got ",
+            printable(value_text(setting.value)));
+    entry.needs_languages = true;
   } else {
     require(name != "train.seed", setting.where, ": train.seed cannot be set: the runs of an entry have seeds from ",
             "first_seed on");

@@ -17,6 +17,7 @@ struct CompareEntry {
   std::string summary;               ///< a line for tables and the page
   std::vector<RawSetting> settings;  ///< where its recipe differs from the base
   int64_t seeds = 0;                 ///< how many runs of it there are
+  bool needs_languages = false;      ///< left out where the text is no table of languages
   /// What it is measured at: options of `smoe eval` without their dashes, and their values ("k", "1,2,4").
   std::vector<std::pair<std::string, std::string>> evaluation;
 };
@@ -39,6 +40,7 @@ struct ComparePlan {
 ///     [entry.dense]                        # in the order of the file
 ///     summary = "one feed-forward block"
 ///     seeds = 1
+///     needs = "languages"                  # left out of a comparison whose text is no table of languages
 ///     eval.k = ""                          # an empty value takes a default option away
 ///     model.moe_layers = "none"            # everything else is a setting of the recipe
 ///

@@ -38,7 +38,8 @@ TokenSequence checked_text(const CorpusFiles& files, Split split, const ByteVoca
   return text;
 }
 
-/// Throws UserError where the router wants to know families that the text does not tell, or has no expert for each.
+}  // namespace
+
 void check_families(const Recipe& recipe, const CorpusFiles& files) {
   const MoeConfig& moe = recipe.moe;
   if (!recipe.spec(1).has_moe() || !find_router_kind(moe.router).traits.families) return;
@@ -49,8 +50,6 @@ void check_families(const Recipe& recipe, const CorpusFiles& files) {
           " families of languages, and moe.experts = ", moe.experts, " leaves ", moe.networks(),
           " networks, an expert each: more experts, or fewer families");
 }
-
-}  // namespace
 
 std::unique_ptr<Trainer> start_training(const Recipe& recipe, const std::filesystem::path& out) {
   recipe.check();

@@ -127,6 +127,10 @@ class Trainer {
   std::vector<Memory> memories_;  // one a micro-batch
 };
 
+/// Throws UserError where the recipe's router wants to know families of languages that the text does not tell, or has no
+/// expert for each.
+void check_families(const Recipe& recipe, const CorpusFiles& files);
+
 /// Throws UserError where a training by that recipe, on a text with that vocabulary, cannot begin with the weights of the
 /// model that train.init names: it is not there, has other tokens, or is another model.
 void check_initial_model(const Recipe& recipe, const ByteVocabulary& vocabulary);

@@ -148,8 +148,9 @@ class Compare(Finished):
     def test_published_plans_are_whole(self):
         plans = sorted((tool.SOURCE / "recipes" / "compare").glob("*.toml"))
         self.assertGreaterEqual(len(plans), 3)
+        data = tool.make_languages(self.folder, x="text.txt")
         for plan in plans:
-            lines = self.run_tool("compare", str(plan), "--data", "text.txt", "--tokens", "10K", "--dry-run").decode().splitlines()
+            lines = self.run_tool("compare", str(plan), "--data", data, "--tokens", "10K", "--dry-run").decode().splitlines()
             self.assertEqual(len(lines) % 2, 0)
             self.assertTrue(all(line.startswith(("smoe train ", "smoe eval ")) for line in lines), lines)
             self.assertIn("--set train.steps=20 ", lines[0])

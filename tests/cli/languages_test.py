@@ -12,6 +12,17 @@ LANGUAGES = ("a", "b", "c", "d")
 LETTERS = 8
 
 
+PLAN = """
+base = "tiny.toml"
+seeds = 1
+[entry.plain]
+summary = "as it is"
+[entry.told]
+needs = "languages"
+moe.router = "post_moe"
+"""
+
+
 def language_text(language, size, seed):
     """Eight letters, the same in each language. A letter is followed by the one that the language's own permutation says,
     and once in ten times by any."""
@@ -53,6 +64,7 @@ class Languages(tool.ToolTest):
         self.train("run", *self.POST_MOE, data=self.data)
         environment = json.loads((self.folder / "run" / "environment.json").read_text())
         self.assertEqual(environment["data"]["families"], list(LANGUAGES))
+        self.assertRegex(environment["commit"], r"^([0-9a-f]{12,40}(\+changes)?)?$")
         all_of_them = json.loads(self.run_tool("eval", "run", "--k", "2", "--json"))
         self.assertEqual(all_of_them["data"]["path"], str(self.folder / self.data))
         for language in LANGUAGES:
@@ -61,6 +73,22 @@ class Languages(tool.ToolTest):
         self.run_tool("report", "run")
         again = json.loads(self.run_tool("inspect", "run", "--json"))
         self.assertEqual(again["experts"], 4)
+
+    def test_a_comparison_leaves_out_what_needs_them(self):
+        (self.folder / "plan.toml").write_text(PLAN)
+
+        def entries(data):
+            done = self.call("compare", "plan.toml", "--data", data, "--dry-run", folder=self.folder)
+            self.assertEqual(done.returncode, 0, done.stderr)
+            lines = done.stdout.decode().splitlines()
+            return [line.split("/")[-1] for line in lines if line.startswith("smoe train")], done.stderr.decode()
+
+        self.assertEqual(entries(self.data), (["plain-seed1", "told-seed1"], ""))
+        self.assertEqual(entries("a.txt"), (["plain-seed1"], f"smoe: left out, since {self.folder / 'a.txt'} is no table of languages: told\n"))
+        self.assert_refused("compare", "plan.toml", "--data", "a.txt", "--only", "told", says=["told: name a table of languages", "a.txt is none"])
+        (self.folder / "plan.toml").write_text(PLAN.replace('needs = "languages"', ""))
+        self.assert_refused("compare", "plan.toml", "--data", "a.txt", says=["entry told", "'post_moe'", "a.txt"])
+        self.assertFalse((self.folder / "runs").exists())
 
     def test_refusals(self):
         def refuse(table, *says):

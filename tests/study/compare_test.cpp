@@ -32,6 +32,7 @@ k = "1,2"
 split = "valid"
 [entry.b]
 summary = "as it is"
+needs = "languages"
 [entry.a-1]
 seeds = 7
 eval.k = ""
@@ -45,6 +46,8 @@ model.layers = 3
   const CompareEntry &b = plan.entries[0], &a = plan.entries[1];
   EXPECT_EQ(b.name, "b");
   EXPECT_EQ(b.summary, "as it is");
+  EXPECT_TRUE(b.needs_languages);
+  EXPECT_FALSE(a.needs_languages);
   EXPECT_EQ(b.seeds, 2);
   EXPECT_TRUE(b.settings.empty());
   EXPECT_EQ(b.evaluation, (std::vector<std::pair<std::string, std::string>>{{"k", "1,2"}, {"split", "valid"}}));
@@ -66,6 +69,8 @@ TEST_F(Plan, SaysWhatIsWrongAndWhere) {
   EXPECT_NE(refusal("base = 3").find("base must be a string, got 3"), std::string::npos);
   EXPECT_NE(refusal("base = \"x\"\nentry.a = 3").find("must be a table"), std::string::npos);
   EXPECT_NE(refusal("base = \"x\"\n[entry.\"a b\"]\nsummary = \"\"").find("cannot name an entry"), std::string::npos);
+  EXPECT_NE(refusal("base = \"x\"\n[entry.a]\nneeds = \"words\"").find("needs can be \"languages\", got \"words\""),
+            std::string::npos);
   EXPECT_NE(refusal("base = \"x\"\n[entry.a]\ntrain.seed = 3").find("train.seed cannot be set"), std::string::npos);
 }
 
