@@ -1,5 +1,6 @@
 #include "smoe/kernels/cross_entropy.h"
 
+#include <ATen/TensorOperators.h>
 #include <ATen/ops/full_like.h>
 #include <ATen/ops/gather.h>
 #include <ATen/ops/logsumexp.h>

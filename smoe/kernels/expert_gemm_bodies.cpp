@@ -2,6 +2,7 @@
 #include "smoe/kernels/expert_gemm_bodies.h"
 
 #include <ATen/Parallel.h>
+#include <ATen/TensorOperators.h>
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/ops/arange.h>
 #include <ATen/ops/cat.h>

@@ -1,5 +1,6 @@
 #include "smoe/kernels/linear.h"
 
+#include <ATen/TensorOperators.h>
 #include <ATen/ops/linear.h>
 
 #include "smoe/kernels/kernel_choice.h"

@@ -1,5 +1,6 @@
 // The plain body of the mixture, in LibTorch's operators and with its autograd: any device, any floating dtype. Kept for
 // ever; every other body is measured against it.
+#include <ATen/TensorOperators.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/zeros.h>
 

@@ -1,5 +1,6 @@
 #include "smoe/kernels/row_plan.h"
 
+#include <ATen/TensorOperators.h>
 #include <ATen/ops/arange.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/cumsum.h>

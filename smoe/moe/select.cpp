@@ -1,5 +1,6 @@
 #include "smoe/moe/select.h"
 
+#include <ATen/TensorOperators.h>
 #include <ATen/ops/arange.h>
 #include <ATen/ops/cumsum.h>
 #include <ATen/ops/softmax.h>

@@ -3,6 +3,7 @@
 #include "smoe/data/batch_stream.h"
 
 #include <gtest/gtest.h>
+#include <torch/types.h>
 
 #include <random>
 #include <type_traits>

@@ -1,6 +1,7 @@
 #include "smoe/data/corpus.h"
 
 #include <gtest/gtest.h>
+#include <torch/types.h>
 
 #include <map>
 #include <string>

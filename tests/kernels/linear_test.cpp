@@ -1,5 +1,6 @@
 #include "smoe/kernels/linear.h"
 
+#include <ATen/Parallel.h>
 #include <gtest/gtest.h>
 #include <torch/types.h>
 

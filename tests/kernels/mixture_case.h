@@ -1,6 +1,7 @@
 // Random mixtures for the tests of the kernels, and what they must compute, written without the kernels.
 #pragma once
 
+#include <ATen/Parallel.h>
 #include <torch/types.h>
 
 #include <cstdint>

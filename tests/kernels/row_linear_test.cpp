@@ -1,5 +1,6 @@
 #include "smoe/kernels/row_linear.h"
 
+#include <ATen/Parallel.h>
 #include <gtest/gtest.h>
 
 #include "tests/base/temp_folder.h"

@@ -1,6 +1,7 @@
 #include "smoe/tensor/tensor_io.h"
 
 #include <gtest/gtest.h>
+#include <torch/types.h>
 
 #include "smoe/base/error.h"
 #include "smoe/tensor/random_stream.h"

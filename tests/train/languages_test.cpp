@@ -8,6 +8,8 @@
 #include <functional>
 #include <string>
 
+#include <nlohmann/json.hpp>
+
 #include "smoe/base/error.h"
 #include "smoe/base/json.h"
 #include "smoe/train/evaluate.h"

@@ -1,5 +1,7 @@
 #include "smoe/moe/routers/class_balance.h"
 
+#include <ATen/TensorOperators.h>
+
 #include <algorithm>
 
 namespace smoe {

@@ -1,5 +1,6 @@
 #include "smoe/moe/routers/gumbel.h"
 
+#include <ATen/TensorOperators.h>
 #include <ATen/ops/arange.h>
 
 #include "smoe/base/error.h"

@@ -1,5 +1,6 @@
 #include "smoe/moe/routers/permutation.h"
 
+#include <ATen/TensorOperators.h>
 #include <ATen/ops/logsumexp.h>
 #include <ATen/ops/nan_to_num.h>
 

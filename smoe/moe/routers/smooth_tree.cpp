@@ -1,5 +1,6 @@
 #include "smoe/moe/routers/smooth_tree.h"
 
+#include <ATen/TensorOperators.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/ones.h>
 #include <ATen/ops/stack.h>
