@@ -10,7 +10,7 @@ namespace smoe {
 
 BatchStream::BatchStream(const TokenSequence& tokens, int64_t streams, int64_t segment, int64_t first, int64_t rows,
                          const std::string& source)
-    : tokens_(tokens), segment_(segment), first_(first), rows_(rows), length_(0) {
+    : tokens_(tokens), segment_(segment), first_(first), rows_(rows) {
   require(streams >= 1 && segment >= 1, "a batch needs at least one stream and segments of at least one token, got ",
           streams, " and ", segment);
   require(first >= 0 && rows >= 1 && first + rows <= streams, "rows ", first, " to ", first + rows,

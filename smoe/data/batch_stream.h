@@ -48,7 +48,7 @@ class BatchStream {
  private:
   const TokenSequence& tokens_;
   int64_t segment_, first_, rows_;
-  int64_t length_;  // tokens of a row
+  int64_t length_ = 0;  // tokens of a row
   StreamPosition position_;
 };
 

@@ -116,12 +116,13 @@ LanguageTable table_of(const std::vector<Entry>& entries, const RawSetting* list
     }
     table.languages.push_back(std::move(language));
   }
+  if (listed == nullptr) {
+    for (const Language& language : table.languages) table.families.push_back(language.name);
+    return table;
+  }
   for (size_t i = 0; i < used.size(); ++i) {
     require(used[i], listed->where, ": no language has the family '", table.families[i],
             "'; each family has an expert, which would learn nothing");
-  }
-  if (listed == nullptr) {
-    for (const Language& language : table.languages) table.families.push_back(language.name);
   }
   return table;
 }

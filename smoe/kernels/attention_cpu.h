@@ -83,7 +83,7 @@ inline void store_row(const float* in, int64_t count, c10::BFloat16* out) {
 /// Memory that starts on a line of the cache, as the microkernels' loads want it.
 template <class T>
 struct LineAllocator {
-  using value_type = T;
+  using value_type = T;  // NOLINT(readability-identifier-naming): the name that allocators have
   LineAllocator() = default;
   template <class U>
   explicit LineAllocator(const LineAllocator<U>&) {}
@@ -97,7 +97,7 @@ using Buffer = std::vector<T, LineAllocator<T>>;
 
 /// The type that the passes of row_passes.h have for T.
 template <class T>
-using PassOf = typename PassType<T>::type;
+using PassOf = PassType<T>::type;
 
 template <class T>
 PassOf<T>* as_pass(T* data) {

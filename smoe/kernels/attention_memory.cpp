@@ -7,10 +7,11 @@
 
 namespace smoe {
 
-PassMemory relative_attention_memory(const AttentionSizes& n, at::ScalarType type, bool dropout, bool training) {
+PassMemory relative_attention_memory(const AttentionSizes& sizes, at::ScalarType type, bool dropout, bool training) {
   const auto bytes = static_cast<double>(c10::elementSize(type));
-  const auto B = static_cast<double>(n.batch), S = static_cast<double>(n.segment), L = static_cast<double>(n.length);
-  const auto N = static_cast<double>(n.heads), inner = N * static_cast<double>(n.head_width);
+  const auto B = static_cast<double>(sizes.batch), S = static_cast<double>(sizes.segment),
+             L = static_cast<double>(sizes.length);
+  const auto N = static_cast<double>(sizes.heads), inner = N * static_cast<double>(sizes.head_width);
   const double query = bytes * B * S * inner, key_value = bytes * 2 * B * L * inner, position = bytes * L * inner;
   const double inputs = query + key_value + position, log_sum = 4 * N * B * S;
   if (!reference_kernels_forced() && has_block_gemm(type)) {

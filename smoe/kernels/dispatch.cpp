@@ -34,6 +34,7 @@ FourTensors dispatch_kernel(const at::Tensor& x, const at::Tensor& expert, int64
   return {gather_rows(x, plan), plan.offsets, plan.slot, plan.place};
 }
 
+// NOLINTNEXTLINE(performance-unnecessary-value-param): kernels of the dispatcher take a SymInt by value
 FourTensors dispatch_meta(const at::Tensor& x, const at::Tensor& expert, c10::SymInt experts, int64_t align) {
   TORCH_CHECK(x.dim() == 2 && expert.dim() == 2, "dispatch: x must be [T, D] and expert [T, K]");
   const c10::SymInt tokens = expert.sym_size(0), slots = expert.sym_size(1);
@@ -141,6 +142,7 @@ class CombineFunction : public torch::autograd::Function<CombineFunction> {
   }
 };
 
+// NOLINTNEXTLINE(performance-unnecessary-value-param): as above
 FourTensors dispatch_with_autograd(const at::Tensor& x, const at::Tensor& expert, c10::SymInt experts, int64_t align) {
   const variable_list out = DispatchFunction::apply(x, expert, experts, align);
   return {out[0], out[1], out[2], out[3]};

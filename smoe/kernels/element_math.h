@@ -29,7 +29,7 @@ struct WideType<double> {
   using type = double;
 };
 template <class T>
-using Wide = typename WideType<T>::type;
+using Wide = WideType<T>::type;
 
 SMOE_HOST_DEVICE inline float widen(float x) { return x; }
 SMOE_HOST_DEVICE inline double widen(double x) { return x; }

@@ -17,7 +17,7 @@ ExpertRows group(const Id* id, int64_t tokens, int64_t slots, int64_t experts) {
   for (int64_t i = 0; i < tokens * slots; ++i) {
     if (is_used(id[i])) ++out.first[static_cast<size_t>(id[i]) + 1];
   }
-  for (size_t e = 0; e < static_cast<size_t>(experts); ++e) out.first[e + 1] += out.first[e];
+  for (size_t e = 1; e < out.first.size(); ++e) out.first[e] += out.first[e - 1];
   const auto rows = static_cast<size_t>(out.rows());
   out.token.resize(rows);
   out.slot.resize(rows);
@@ -33,7 +33,7 @@ ExpertRows group(const Id* id, int64_t tokens, int64_t slots, int64_t experts) {
   // Rows are in ascending expert id, so a second walk over them meets each token's in that order too.
   out.token_first.assign(static_cast<size_t>(tokens) + 1, 0);
   for (const int32_t t : out.token) ++out.token_first[static_cast<size_t>(t) + 1];
-  for (size_t t = 0; t < static_cast<size_t>(tokens); ++t) out.token_first[t + 1] += out.token_first[t];
+  for (size_t t = 1; t < out.token_first.size(); ++t) out.token_first[t] += out.token_first[t - 1];
   out.token_row.resize(rows);
   std::vector<int64_t> place(out.token_first.begin(), out.token_first.end() - 1);
   for (size_t row = 0; row < rows; ++row) {

@@ -47,14 +47,14 @@ struct Piece {
 template <class T>
 class Backward {
  public:
-  Backward(const MlpCall& call, const at::Tensor& hidden, const at::Tensor& gradient, const MlpWanted& wanted)
+  Backward(const MlpCall& call, at::Tensor hidden, const at::Tensor& gradient, const MlpWanted& wanted)
       : call_(call),
         sizes_(call),
         wanted_(wanted),
         rows_(group_by_expert(call.expert, sizes_.E)),
         x_(call.x.contiguous()),
         gradient_(gradient.to(x_.scalar_type()).contiguous()),
-        hidden_(hidden),
+        hidden_(std::move(hidden)),
         weight_(row_weights(call.weight, rows_)),
         w1_(call.weights.w1, WeightUse::kBackward),
         w2_(call.weights.w2, WeightUse::kBackward),
@@ -87,7 +87,7 @@ class Backward {
   }
 
  private:
-  using P = typename PassType<T>::type;
+  using P = PassType<T>::type;
 
   /// A thread's own memory.
   struct Space {
@@ -266,12 +266,14 @@ class Backward {
     for (int64_t half = 0; half < sizes_.halves; ++half) {
       if (wanted_[kW1]) {
         const Target sum = w1_sum(piece, half, h, s);
-        multiply_blocks(width, D, tile.rows, reinterpret_cast<const T*>(s.before_transposed[half]), tile.rows,
+        const P* before = s.before_transposed[half];  // NOLINT(clang-analyzer-security.ArrayBound): halves is 1 or 2
+        multiply_blocks(width, D, tile.rows, reinterpret_cast<const T*>(before), tile.rows,
                         reinterpret_cast<const T*>(s.x), kPackedColumns, kPackedColumns * tile.rows, sum.data, sum.ld,
                         add);
       }
       if (wanted_[kX]) {
-        multiply_blocks(tile.rows, D, ld, reinterpret_cast<const T*>(s.before[half]), ld,
+        const P* before = s.before[half];  // NOLINT(clang-analyzer-security.ArrayBound): halves is 1 or 2
+        multiply_blocks(tile.rows, D, ld, reinterpret_cast<const T*>(before), ld,
                         w1_.block(e, 0, half * sizes_.H + h, 0), kPackedColumns, w1_.block_stride(),
                         x_rows_.mutable_data_ptr<float>() + (piece.first_row + done) * D, D, add_to_x || half > 0);
       }
@@ -286,7 +288,7 @@ class Backward {
     const MlpOptions& options = call_.options;
     HiddenTile hidden{
         .rows = tile.rows, .valid = tile.count, .width = width, .ld = operand_width(width), .mask = nullptr};
-    const int64_t ld = hidden_.size(1);
+    const int64_t ld = hidden_.size(1), count = tile.count * width;
     const P* kept = reinterpret_cast<const P*>(hidden_.const_data_ptr<T>()) + tile.first * ld + h;
     P* after = wanted_[kW2] ? s.after : nullptr;
     const auto transposed = [&](int64_t half) { return wanted_[kW1] ? s.before_transposed[half] : nullptr; };
@@ -305,9 +307,9 @@ class Backward {
       hidden.mask = s.mask;
     }
     const Activation function = gate_function(options.activation);
-    const int64_t count = tile.count * width;
     const bool gated = sizes_.halves == 2;
-    for (int64_t half = 0; half < sizes_.halves; ++half) passes_.widen(hidden, kept + half * sizes_.H, ld, s.pre[half]);
+    passes_.widen(hidden, kept, ld, s.pre[0]);
+    if (gated) passes_.widen(hidden, kept + sizes_.H, ld, s.pre[1]);
     activate_tile(function, s.pre[0], count, s.act);
     HiddenTile wide = hidden;  // the activation's output in fp32 is no operand yet
     wide.ld = width;

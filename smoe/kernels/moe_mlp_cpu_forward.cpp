@@ -50,7 +50,7 @@ class Forward {
   }
 
  private:
-  using P = typename PassType<T>::type;
+  using P = PassType<T>::type;
 
   /// A thread's own memory.
   struct Space {

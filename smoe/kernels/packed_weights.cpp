@@ -83,7 +83,7 @@ bool same(const std::vector<double>& a, const std::vector<double>& b) {
 
 struct Entry {
   c10::weak_intrusive_ptr<c10::TensorImpl, c10::UndefinedTensorImpl> source;
-  uint32_t version;
+  int64_t version;
   const void* data;
   std::vector<double> sample;
   at::Tensor packed;
@@ -93,7 +93,7 @@ struct Entry {
 class Cache {
  public:
   at::Tensor get(const at::Tensor& w, WeightUse use, int64_t parts, at::ScalarType type) {
-    const std::lock_guard<std::mutex> lock(mutex_);
+    const std::scoped_lock lock(mutex_);
     const Key key{w.unsafeGetTensorImpl(), use, parts, type};
     const auto found = entries_.find(key);
     if (found != entries_.end() && is_current(found->second, w)) return found->second.packed;
@@ -105,7 +105,7 @@ class Cache {
     forget_the_dead();
     at::Tensor packed = pack(w, use, parts, type, std::move(room));
     entries_.emplace(key, Entry{c10::weak_intrusive_ptr<c10::TensorImpl, c10::UndefinedTensorImpl>(w.getIntrusivePtr()),
-                                static_cast<uint32_t>(w._version()), w.const_data_ptr(), sample(w), packed});
+                                w._version(), w.const_data_ptr(), sample(w), packed});
     return packed;
   }
 
@@ -113,8 +113,8 @@ class Cache {
   using Key = std::tuple<const c10::TensorImpl*, WeightUse, int64_t, at::ScalarType>;
 
   static bool is_current(const Entry& entry, const at::Tensor& w) {
-    return !entry.source.expired() && entry.version == static_cast<uint32_t>(w._version()) &&
-           entry.data == w.const_data_ptr() && same(entry.sample, sample(w));
+    return !entry.source.expired() && entry.version == w._version() && entry.data == w.const_data_ptr() &&
+           same(entry.sample, sample(w));
   }
 
   void forget_the_dead() {

@@ -80,9 +80,11 @@ void bias_relu(const HiddenTile& tile, const float* sum, const float* bias, T* k
     if (tile.mask != nullptr) {
       const float* __restrict mask = tile.mask + r * tile.width;
       for (int64_t h = 0; h < tile.width; ++h) store(to + h, load(to + h) * mask[h]);
-      T* __restrict keep = kept + r * ld_kept;
-      for (int64_t h = 0; kept != nullptr && h < tile.width; ++h) {
-        if (mask[h] == 0) store(keep + h, dropped(load(keep + h)));
+      if (kept != nullptr) {
+        T* __restrict keep = kept + r * ld_kept;
+        for (int64_t h = 0; h < tile.width; ++h) {
+          if (mask[h] == 0) store(keep + h, dropped(load(keep + h)));
+        }
       }
     }
     clear_padding(tile, to);

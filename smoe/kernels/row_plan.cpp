@@ -13,6 +13,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <utility>
 #include <vector>
 
 #include "smoe/base/error.h"
@@ -47,7 +48,7 @@ RowPlan row_plan_by_counting(const at::Tensor& expert, int64_t experts, int64_t 
     offset[e] = static_cast<int32_t>(first);
     int64_t row = first;
     for (auto i = static_cast<size_t>(groups.first[static_cast<size_t>(e)]);
-         i < static_cast<size_t>(groups.first[static_cast<size_t>(e) + 1]); ++i) {
+         std::cmp_less(i, groups.first[static_cast<size_t>(e) + 1]); ++i) {
       const int64_t token = groups.token[i];
       slot[row] = static_cast<int32_t>(groups.slot[i]);
       place[token * slots + met[static_cast<size_t>(token)]++] = static_cast<int32_t>(row++);

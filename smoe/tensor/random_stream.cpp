@@ -10,7 +10,7 @@
 
 namespace smoe {
 
-RandomStream RandomStream::without_values() { return RandomStream(0, /*has_values=*/false); }
+RandomStream RandomStream::without_values() { return {0, /*has_values=*/false}; }
 
 RandomStream RandomStream::at(std::string_view name) const {
   uint64_t hash = 0xcbf29ce484222325u;  // FNV-1a: names only need to be told apart, philox does the mixing

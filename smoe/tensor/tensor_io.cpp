@@ -82,7 +82,7 @@ void copy_tensors(const NamedTensors& loaded, const NamedTensors& targets, const
   if (loaded.size() != targets.size()) {
     const std::unordered_map<std::string, at::Tensor> known(targets.begin(), targets.end());
     for (const auto& [name, value] : loaded) {
-      require(known.count(name) > 0, source, ": tensor ", quoted_name(name), " is not part of the model",
+      require(known.contains(name), source, ": tensor ", quoted_name(name), " is not part of the model",
               suggest(name, target_names));
     }
   }

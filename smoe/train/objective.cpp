@@ -3,6 +3,8 @@
 #include <ATen/ops/log_softmax.h>
 #include <ATen/ops/logsumexp.h>
 
+#include <utility>
+
 #include "smoe/base/error.h"
 #include "smoe/base/suggest.h"
 
@@ -32,7 +34,7 @@ class Likelihood : public Objective {
 ///   smoe_dropout    (CE1 + CE2)/2 + α · 1/V Σ_v (p1 − p2)(log p1 − log p2), as the code of Chen et al. has it
 class Thor : public Objective {
  public:
-  Thor(const ThorObjectiveConfig& config, double output_z) : config_(config), output_z_(output_z) {}
+  Thor(ThorObjectiveConfig config, double output_z) : config_(std::move(config)), output_z_(output_z) {}
 
   ObjectiveResult compute(LanguageModel& model, const at::Tensor& input, const at::Tensor& target, Memory& memory,
                           const Pass& pass) const override {

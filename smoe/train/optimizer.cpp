@@ -12,6 +12,7 @@
 #include <ATen/ops/zeros_like.h>
 
 #include <algorithm>
+#include <utility>
 
 #include "smoe/tensor/one_thread.h"
 #include "smoe/tensor/profiled_part.h"
@@ -36,7 +37,7 @@ struct TrainOptimizer::Piece {
   at::Tensor of(const at::Tensor& whole) const { return whole.detach().view({-1}).narrow(0, first, size); }
 };
 
-TrainOptimizer::TrainOptimizer(const torch::nn::Module& model, const OptimizerConfig& config) : config_(config) {
+TrainOptimizer::TrainOptimizer(const torch::nn::Module& model, OptimizerConfig config) : config_(std::move(config)) {
   for (const auto& item : model.named_parameters()) {
     const at::Tensor& parameter = item.value();
     if (!parameter.requires_grad()) continue;
@@ -63,7 +64,7 @@ double TrainOptimizer::gradient_norm() const {
   at::parallel_for(0, count, on_cpu ? 1 : count, [&](int64_t begin, int64_t end) {
     const at::AutoDispatchBelowADInplaceOrView no_autograd;
     const OneThreadProducts one_thread;
-    for (auto i = static_cast<size_t>(begin); i < static_cast<size_t>(end); ++i) {
+    for (auto i = static_cast<size_t>(begin); std::cmp_less(i, end); ++i) {
       squares[i] = at::dot(pieces[i], pieces[i]);
     }
   });
@@ -172,6 +173,7 @@ NamedTensors TrainOptimizer::state() const {
   return out;
 }
 
+// NOLINTNEXTLINE(readability-make-member-function-const): it changes what the tensors hold
 void TrainOptimizer::load_state(const NamedTensors& loaded, const std::string& source) {
   copy_tensors(loaded, state(), source);
 }

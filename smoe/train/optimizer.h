@@ -16,7 +16,7 @@ namespace smoe {
 /// update is LibTorch's fused one; its bits do not depend on the number of threads.
 class TrainOptimizer {
  public:
-  TrainOptimizer(const torch::nn::Module& model, const OptimizerConfig& config);
+  TrainOptimizer(const torch::nn::Module& model, OptimizerConfig config);
 
   /// The L2 norm of all gradients together; not finite where one of them is not.
   double gradient_norm() const;
@@ -28,7 +28,7 @@ class TrainOptimizer {
   /// First and second moments and the number of updates of every parameter: "adam.mean.NAME" and so on.
   NamedTensors state() const;
   /// Takes over what state() returned; throws UserError naming `source` where it does not fit.
-  void load_state(const NamedTensors& state, const std::string& source);
+  void load_state(const NamedTensors& loaded, const std::string& source);
 
   /// Takes over what `other` keeps of parameters of the same name and shape; the others start anew.
   void take_over(const TrainOptimizer& other);

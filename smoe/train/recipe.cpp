@@ -94,7 +94,7 @@ void Recipe::check() const {
 }
 
 KSchedule Recipe::schedule_of_k() const {
-  return KSchedule(k_schedule, train.steps, RandomStream(static_cast<uint64_t>(train.seed)).at("k schedule"));
+  return {k_schedule, train.steps, RandomStream(static_cast<uint64_t>(train.seed)).at("k schedule")};
 }
 
 double learning_rate(const OptimizerConfig& config, int64_t update, int64_t steps) {

@@ -44,7 +44,7 @@ class WeightAverage {
   /// The means by parameter name, "average.NAME"; none before the first snapshot.
   NamedTensors state() const;
   /// Takes over what state() returned after so many snapshots; throws UserError naming `source` where it does not fit.
-  void load_state(const NamedTensors& state, int64_t snapshots, const std::string& source);
+  void load_state(const NamedTensors& loaded, int64_t snapshots, const std::string& source);
 
  private:
   NamedTensors means_;

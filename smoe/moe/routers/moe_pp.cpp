@@ -66,7 +66,7 @@ class MoePpRouter : public LinearRouter {
 
  private:
   Logits score_with_below(const RouteInput& input) const {
-    const Logits own = score(input.x);
+    Logits own = score(input.x);
     if (!below_weight_.defined()) return own;
     require(input.state.defined() && input.state.sizes() == own.value.sizes(),
             "the router 'moe_pp' needs the logits of ", "the mixture below, ", own.value.sizes(), ": RouteInput.state");
