@@ -163,9 +163,10 @@ TEST(BatchStream, SegmentsOfThePublishedRun) {
   std::filesystem::resize_file(path, 88982818);
   const MappedFile file(path);
   const TokenSequence tokens(file.bytes(), ByteVocabulary::bytes(), "t");
-  BatchStream stream(tokens, 22, 512, 0, 22, "t");
+  constexpr int64_t kSegment = 512;
+  BatchStream stream(tokens, 22, kSegment, 0, 22, "t");
   EXPECT_EQ(stream.segments_per_epoch(), 7900);
-  stream.seek({.offset = 7899 * 512, .epoch = 0});
+  stream.seek({.offset = 7899 * kSegment, .epoch = 0});
   EXPECT_EQ(stream.next().input.size(1), 384);
 }
 

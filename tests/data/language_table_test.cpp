@@ -23,6 +23,7 @@ std::string entry(const std::string& name, const std::string& files, const std::
 }
 
 /// A text of `size` bytes, each `letter`.
+// NOLINTNEXTLINE(modernize-return-braced-init-list): in braces they would be two letters
 std::string letters(char letter, size_t size) { return std::string(size, letter); }
 
 class LanguageTables : public ::testing::Test {

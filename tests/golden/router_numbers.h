@@ -1,10 +1,12 @@
 // Written by tests/golden/routers.py: do not edit.
 #pragma once
 
+#include <cstdint>
+
 // clang-format off
 namespace smoe::golden {
 
-inline constexpr int kTokens = 7, kWidth = 4, kExperts = 6;
+inline constexpr int64_t kTokens = 7, kWidth = 4, kExperts = 6;
 
 inline constexpr double kSelectedSoftmax2[] = {
     0.46737965032076295, 0.53262034967923699, 0, 0, 0, 0,

@@ -303,8 +303,9 @@ def numbers():
 
 
 def header():
-    lines = ["// Written by tests/golden/routers.py: do not edit.", "#pragma once", "", "// clang-format off",
-             "namespace smoe::golden {", "", f"inline constexpr int kTokens = {T}, kWidth = {D}, kExperts = {E};"]
+    lines = ["// Written by tests/golden/routers.py: do not edit.", "#pragma once", "", "#include <cstdint>", "",
+             "// clang-format off",
+             "namespace smoe::golden {", "", f"inline constexpr int64_t kTokens = {T}, kWidth = {D}, kExperts = {E};"]
     for name, values in numbers().items():
         lines += ["", f"inline constexpr double k{name}[] = {{"]
         flat = [f"{value:.17g}" for value in np.asarray(values, float).ravel()]

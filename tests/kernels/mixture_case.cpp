@@ -96,10 +96,10 @@ MixtureCase random_case(std::mt19937_64& random, at::ScalarType exact_in) {
   int64_t* id = ids.data_ptr<int64_t>();
   if (below(10) == 0) ids.narrow(1, 1, s.K - 1).fill_(-1), ids.select(1, 0).fill_(below(static_cast<uint64_t>(s.E)));
   const int64_t gone = below(3) == 0 ? below(static_cast<uint64_t>(s.E)) : -1;  // the expert that nobody chooses
-  const uint64_t holes = below(3) == 0 ? 0 : static_cast<uint64_t>(below(101));
+  const int64_t holes = below(3) == 0 ? 0 : below(101);
   const int64_t empties[] = {-1, s.E, -7, s.E + 1, 2147483647};
   for (int64_t i = 0; i < ids.numel(); ++i) {
-    if (id[i] == gone || static_cast<uint64_t>(below(100)) < holes) id[i] = empties[below(3) == 0 ? below(5) : 0];
+    if (id[i] == gone || below(100) < holes) id[i] = empties[below(3) == 0 ? below(5) : 0];
   }
   c.expert = below(2) == 0 ? ids : ids.to(torch::kInt32);
   return c;

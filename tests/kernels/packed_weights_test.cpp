@@ -30,7 +30,7 @@ at::Tensor unpacked(const at::Tensor& packed, int64_t e, int64_t part, int64_t K
 
 TEST(PackedWeights, HoldTheMatricesOfBothProducts) {
   for (const auto type : {at::kFloat, at::kBFloat16}) {
-    for (const auto& [out, in] : {std::pair(3, 5), std::pair(64, 16), std::pair(70, 33)}) {
+    for (const auto& [out, in] : std::vector<std::pair<int64_t, int64_t>>{{3, 5}, {64, 16}, {70, 33}}) {
       const at::Tensor w = torch::randn({2, 2 * out, in}), rounded = w.to(type).to(at::kFloat);
       const at::Tensor forward = packed_weights(w, WeightUse::kForward, 2, type);
       const at::Tensor backward = packed_weights(w, WeightUse::kBackward, 1, type);

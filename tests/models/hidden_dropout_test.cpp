@@ -56,17 +56,18 @@ TEST(HiddenDropout, ConcreteIsItsFormula) {
   const auto dropout = made(config);
   dropout->to(torch::kFloat64);
   const RandomStream random(5);
-  at::Tensor hidden = torch::linspace(-1, 1, 7 * 24, torch::kFloat64).view({7, 24});
-  const at::Tensor u = random.uniform_rows(torch::arange(7), 24).to(torch::kFloat64),
+  const int64_t T = 7, D = 8, H = 24;
+  at::Tensor hidden = torch::linspace(-1, 1, T * H, torch::kFloat64).view({T, H});
+  const at::Tensor u = random.uniform_rows(torch::arange(T), H).to(torch::kFloat64),
                    got = dropout->drop(hidden, random);
-  for (int64_t t = 0; t < 7; ++t) {
-    for (int64_t f = 0; f < 24; ++f) {
+  for (int64_t t = 0; t < T; ++t) {
+    for (int64_t f = 0; f < H; ++f) {
       const double v = u[t][f].item<double>();
       const double z = 1 / (1 + std::exp(-(std::log(0.3 / 0.7) + std::log(v / (1 - v))) / 0.2));
       EXPECT_NEAR(got[t][f].item<double>(), hidden[t][f].item<double>() * (1 - z) / 0.7, 1e-5);
     }
   }
-  const at::Tensor w2 = torch::linspace(0, 1, 8 * 24, torch::kFloat64).view({8, 24});
+  const at::Tensor w2 = torch::linspace(0, 1, D * H, torch::kFloat64).view({D, H});
   const double want =
       0.01 * w2.square().sum().item<double>() / 0.7 + 0.02 * 24 * (0.3 * std::log(0.3) + 0.7 * std::log(0.7));
   ASSERT_EQ(dropout->terms(w2).size(), 1u);

@@ -8,7 +8,8 @@
 namespace smoe {
 namespace {
 
-std::vector<int64_t> generate_tokens(GenerateOptions options, std::vector<int64_t> prompt = {0, 3, 6, 2, 1, 5, 4}) {
+std::vector<int64_t> generate_tokens(const GenerateOptions& options,
+                                     const std::vector<int64_t>& prompt = {0, 3, 6, 2, 1, 5, 4}) {
   const auto model = testing::fixture_model(false);
   std::vector<int64_t> out;
   generate(*model, prompt, options, [&](int64_t token) {

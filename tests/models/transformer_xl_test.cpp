@@ -10,7 +10,6 @@ namespace {
 
 using testing::fixture_model;
 using testing::fixture_tokens;
-using testing::parameter;
 
 ModelSpec published(int64_t layers, LayerSelection moe_layers, int64_t ffn_width) {
   ModelSpec spec;

@@ -17,7 +17,7 @@ using testing::router_input;
 at::Tensor none(int64_t experts) { return torch::zeros({experts}, torch::kInt64); }
 
 /// A routing of given probabilities and the one expert each token takes.
-Routing routing_of(const at::Tensor& probabilities, std::vector<int> experts) {
+Routing routing_of(const at::Tensor& probabilities, const std::vector<int>& experts) {
   Routing routing;
   routing.expert = torch::tensor(experts, torch::kInt32).view({-1, 1});
   routing.weight = torch::ones({routing.expert.size(0), 1}, probabilities.options());

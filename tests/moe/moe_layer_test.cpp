@@ -139,7 +139,7 @@ TEST(MoeLayer, SharedExpertsMayHaveAWidthOfTheirOwn) {
   ASSERT_EQ(w.w1.sizes(), at::IntArrayRef({1, 13, 10}));
   const at::Tensor dense = torch::linear(torch::relu(torch::linear(input.x, w.w1[0], w.b1[0])), w.w2[0], w.b2[0]);
   EXPECT_TRUE(torch::allclose(run(*layer, input), routed + dense, 1e-12, 1e-12));
-  EXPECT_EQ(layer->flops_per_token(0.0), 2 * 5 * kWidth + 4 * 13 * kWidth);
+  EXPECT_EQ(layer->flops_per_token(0.0), 2 * kWidth * 5 + 4 * kWidth * 13);
 }
 
 TEST(MoeLayer, FinerExpertsCostWhatCoarserOnesDo) {
@@ -323,11 +323,11 @@ TEST(MoeLayer, CostsAreThoseOfTheExpertsThatWereTaken) {
   stats.count = torch::tensor({6.0, 0.0, 3.0, 50.0, 4.0}, torch::kFloat64);
   stats.dropped = torch::tensor({1.0, 0.0, 0.0, 0.0, 0.0}, torch::kFloat64);
   stats.tokens = 4;
-  const double router = 2 * 5 * kWidth, network = 4 * 7 * kWidth, constant = 8 * kWidth;
+  const double router = 2 * kWidth * 5, network = 4 * kWidth * 7, constant = 8 * kWidth;
   EXPECT_DOUBLE_EQ(layer->flops_per_token(ActiveExperts(stats)), router + 2 * network + constant);
   EXPECT_DOUBLE_EQ(layer->active_networks(ActiveExperts(stats)), 2);
   EXPECT_DOUBLE_EQ(layer->active_parameters(ActiveExperts(stats)),
-                   6 * kWidth - kWidth + 5 + 2 * (2 * 7 * kWidth + 7 + kWidth) + 3 * kWidth);
+                   6 * kWidth - kWidth + 5 + 2 * (2 * kWidth * 7 + 7 + kWidth) + 3 * kWidth);
   // A plain number is spread over all.
   EXPECT_DOUBLE_EQ(layer->active_networks(2.5), 1.5);
   stats.tokens = 0;

@@ -71,7 +71,7 @@ TEST_P(RouterHazards, TheTaskTeachesIt) {
   if (!traits().trainable) GTEST_SKIP() << "not trained";
   MoeConfig config = testing::router_config(GetParam(), 5);
   config.expert_width = 8;
-  MoeLayer layer(config, RouterPlace(testing::kRouterWidth, /*below=*/1), 0.5, RandomStream(4));
+  MoeLayer layer(config, RouterPlace(testing::kRouterWidth, /*mixtures_below=*/1), 0.5, RandomStream(4));
   RouteInput input = input_of(router_tokens(30), dial_is_k() ? DialValue{.k = 3} : some_value(5), 5);
   input.training = true;
   layer.forward(input, {}, nullptr, 0).y.square().sum().backward();

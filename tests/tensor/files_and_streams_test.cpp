@@ -33,7 +33,8 @@ TEST(TensorIo, OddSizesAndStrangeValuesComeBackBitForBit) {
   ASSERT_EQ(read.size(), tensors.size());
   const std::map<std::string, at::Tensor> by_name(read.begin(), read.end());
   for (const auto& [name, tensor] : tensors) {
-    const at::Tensor want = tensor.contiguous(), got = by_name.at(name);
+    const at::Tensor want = tensor.contiguous();
+    const at::Tensor& got = by_name.at(name);
     ASSERT_EQ(got.sizes(), want.sizes()) << name;
     ASSERT_EQ(got.scalar_type(), want.scalar_type()) << name;
     ASSERT_TRUE(got.is_contiguous());

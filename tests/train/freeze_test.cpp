@@ -173,11 +173,11 @@ TEST(Freeze, RefusesWhatMakesNoSense) {
     if (dense) recipe.model.moe_layers = {.all = false, .ids = {}};
     return message_of([&] { recipe.check(); });
   };
-  const std::string kNone = "(nothing was thrown)";
-  EXPECT_EQ(fault({}, "random_frozen", true), kNone);
-  EXPECT_EQ(fault({.layers = 0.5}, "random_frozen", true), kNone);
-  EXPECT_EQ(fault({.router = 0.5}, "learned", false), kNone);
-  EXPECT_EQ(fault({.experts = 0.25, .layers = 0.25}, "random_frozen", false), kNone);
+  const std::string nothing = "(nothing was thrown)";
+  EXPECT_EQ(fault({}, "random_frozen", true), nothing);
+  EXPECT_EQ(fault({.layers = 0.5}, "random_frozen", true), nothing);
+  EXPECT_EQ(fault({.router = 0.5}, "learned", false), nothing);
+  EXPECT_EQ(fault({.experts = 0.25, .layers = 0.25}, "random_frozen", false), nothing);
   EXPECT_EQ(fault({.router = 0.5}, "random_frozen", false),
             "freeze.router = 0.5, but nothing of the router 'random_frozen' is trained; leave it at 1");
   EXPECT_EQ(fault({.router = 0.5}, "learned", true),

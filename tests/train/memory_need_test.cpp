@@ -134,7 +134,7 @@ INSTANTIATE_TEST_SUITE_P(
                              r.train.segment = r.train.memory = 32;
                              r.train.eval_segment = 32;
                              r.train.eval_batch = 64;
-                             r.train.eval_tokens = 64 * 64;
+                             r.train.eval_tokens = 64 * r.train.eval_batch;
                            }},
                       Case{"many_parameters",
                            [](Recipe& r) {

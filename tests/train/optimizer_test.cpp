@@ -122,7 +122,7 @@ TEST(TrainOptimizer, CountsTheVersionOfWhatItChanges) {
   const auto parameters = trainable(module);
   for (int i = 0; i < 2; ++i) {
     module.set_gradients(3, 1);
-    at::Tensor without = parameters[2];
+    const at::Tensor& without = parameters[2];
     without.mutable_grad() = at::Tensor();
     const at::Tensor value = without.detach().clone();
     std::vector<int64_t> before;
@@ -157,9 +157,9 @@ TEST(TrainOptimizer, SeesWhatIsNotFinite) {
 TEST(TrainOptimizer, GoesOnFromItsState) {
   Parameters whole(torch::kFloat), halves(torch::kFloat);
   TrainOptimizer first(whole, {}), before(halves, {}), after(halves, {});
-  for (int i = 0; i < 4; ++i) {
-    whole.set_gradients(static_cast<uint64_t>(50 * i), 1);
-    halves.set_gradients(static_cast<uint64_t>(50 * i), 1);
+  for (uint64_t i = 0; i < 4; ++i) {
+    whole.set_gradients(50 * i, 1);
+    halves.set_gradients(50 * i, 1);
     first.step(0.01, first.gradient_norm());
     TrainOptimizer& now = i < 2 ? before : after;
     if (i == 2) after.load_state(before.state(), "test");

@@ -7,7 +7,7 @@
 namespace smoe {
 namespace {
 
-std::string refusal(Recipe recipe) {
+std::string refusal(const Recipe& recipe) {
   try {
     recipe.check();
   } catch (const UserError& error) {

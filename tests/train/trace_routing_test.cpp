@@ -64,10 +64,11 @@ TEST(TraceRouting, HasWhatTheStatisticsHave) {
 TEST(TraceRouting, TokensAreThoseOfTheText) {
   const Traced traced;
   const RoutingTrace trace = traced.trace(1);
+  const int64_t segment = 5;
   const int64_t row = 47 / 2;  // two streams of 23 tokens, 22 of which are read from
   ASSERT_EQ(trace.tokens(), 2 * (row - 1));
   for (size_t i = 0; i < trace.token.size(); ++i) {
-    const int64_t place = trace.sequence[i] * row + 5 * trace.call[i] + trace.position[i];
+    const int64_t place = trace.sequence[i] * row + segment * trace.call[i] + trace.position[i];
     EXPECT_EQ(trace.token[i], traced.bytes[static_cast<size_t>(place)]) << i;
   }
   EXPECT_EQ(trace.call.back(), 4);  // 5 + 5 + 5 + 5 + 2

@@ -122,7 +122,7 @@ TEST(Adamoe, NullExpertsCostNothingAndAddNothing) {
   const double networks = routing.expert.lt(3).sum().item<double>() / 200;
   EXPECT_DOUBLE_EQ(layer.active_networks(ActiveExperts(stats)), networks);
   EXPECT_DOUBLE_EQ(layer.flops_per_token(ActiveExperts(stats)),
-                   2 * 8 * testing::kRouterWidth + networks * 4 * 7 * testing::kRouterWidth);
+                   2 * testing::kRouterWidth * 8 + networks * 4 * 7 * testing::kRouterWidth);
   EXPECT_EQ(stats.count.sum().item<double>(), 400);
 }
 

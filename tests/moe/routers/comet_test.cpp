@@ -39,7 +39,7 @@ void set(Router& router, const std::string& name, const at::Tensor& value) {
 
 /// A router with the weights of tests/golden/routers.py.
 std::shared_ptr<Router> script_router(const std::string& permutation) {
-  constexpr int64_t E = golden::kExperts, D = golden::kWidth;
+  const int64_t E = golden::kExperts, D = golden::kWidth;
   const auto router = testing::golden_router(comet(E, permutation));
   set(*router, "split_weight", wave(2 * (E - 1) * D, 0.9, 0.4, 0.8));
   set(*router, "split_bias", wave(2 * (E - 1), 1, 0.3, 0.2));
@@ -184,7 +184,7 @@ TEST(Comet, CoolsAndDrawsInTraining) {
 
 TEST(Comet, FindsTheOrderOfItsExperts) {
   // Experts that stand in another order than the leaves want them; the permutation alone is trained.
-  constexpr int64_t E = 6;
+  const int64_t E = 6;
   MoeConfig config = comet(E, "shared");
   config.routers.comet.max_temperature = 1;
   config.routers.comet.min_temperature = 0.05;

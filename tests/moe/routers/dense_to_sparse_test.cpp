@@ -49,7 +49,8 @@ TEST(DenseToSparse, TakesFewerExpertsAsItCools) {
   EXPECT_NEAR(static_cast<double>(active(1.5 / 1.7)), 10, 1);
   EXPECT_NEAR(static_cast<double>(active(1)), 5, 1);
   int64_t before = 16;
-  for (double progress = 0; progress <= 1; progress += 0.05) {
+  for (int step = 0; step <= 20; ++step) {
+    const double progress = step / 20.0;
     EXPECT_LE(active(progress), before) << progress;
     before = active(progress);
   }

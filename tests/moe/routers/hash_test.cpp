@@ -14,7 +14,7 @@ using testing::router_tokens;
 TEST(Hash, DrawsWhatTheKeySays) {
   const auto router = testing::golden_router(router_config("hash", 6));
   // 0x0000ABCDEF123456, the low 24 bits first.
-  router->named_parameters()["key"].set_data(torch::tensor({double(0x123456), double(0xABCDEF)}, torch::kFloat64));
+  router->named_parameters()["key"].set_data(torch::tensor({0x123456, 0xABCDEF}, torch::kFloat64));
   RouteInput input = router_input(testing::golden_tokens(), {.k = 2});
   input.batch.token = torch::arange(golden::kTokens);
   testing::expect_golden(router->route(input), golden::kHash2);

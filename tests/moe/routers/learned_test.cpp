@@ -22,7 +22,7 @@ Routing route(const MoeConfig& config, int64_t k) {
   return golden_router(config)->route(router_input(golden_tokens(), {.k = k}));
 }
 
-LayerStats counts_of(std::vector<double> counts) {
+LayerStats counts_of(const std::vector<double>& counts) {
   LayerStats stats;
   stats.count = torch::tensor(counts, torch::kFloat64);
   return stats;

@@ -88,7 +88,7 @@ TEST(NoisyTopk, LossesAreTheFormulas) {
 TEST(NoisyTopk, StartsWithTheSameNoiseEverywhere) {
   const auto router = make_router("noisy_topk", kE);
   EXPECT_TRUE(router->named_parameters()["noise_weight"].eq(0).all().item<bool>());
-  EXPECT_EQ(router->flops_per_token(), 2 * 2 * kE * testing::kRouterWidth);
+  EXPECT_EQ(router->flops_per_token(), 2 * (2 * kE * testing::kRouterWidth));
   EXPECT_TRUE(router->wants_statistics());
   MoeConfig without = router_config("noisy_topk", kE);
   without.routers.noisy_topk.importance = without.routers.noisy_topk.load = 0;
