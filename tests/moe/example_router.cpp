@@ -1,8 +1,6 @@
 // cycle: the experts after one another, the next token beginning one further. k experts, 1/k each.
 //
 //   S = {p, p + 1, …, p + k − 1} mod E, p the token's position.  positions [T] → expert, weight [T, K]
-#include "tests/moe/example_router.h"
-
 #include <ATen/ops/arange.h>
 
 #include "smoe/base/error.h"

@@ -5,7 +5,6 @@
 namespace smoe {
 namespace {
 
-using testing::dense_weights;
 using testing::make_router;
 using testing::networks_at_balance;
 using testing::router_input;
