@@ -11,17 +11,16 @@
 #include <ATen/ops/zeros.h>
 
 #include <atomic>
-#include <numeric>
 #include <vector>
 
 #include "smoe/kernels/dropout.h"
+#include "smoe/kernels/expert_pieces.h"
 #include "smoe/kernels/moe_mlp_cpu.h"
 
 namespace smoe {
 namespace {
 
 constexpr int64_t kSlice = 64;              // hidden columns that stay in the cache with a tile
-constexpr int64_t kPieces = 8;              // an expert with more than such a part of all rows is cut
 constexpr int64_t kChunkBytes = 4ll << 20;  // of the weight gradients of a chunk
 
 /// Rows of a tile. A wide layer's weight gradients, which each tile adds to, leave the near cache in between: there more
@@ -35,14 +34,6 @@ int64_t chunk_at(int64_t width, int64_t halves) {
 }
 
 enum Input { kX, kWeight, kW1, kB1, kW2, kB2 };
-
-/// An expert's hidden columns [h, h_end).
-struct Piece {
-  int64_t e, h, h_end;
-  int64_t first_row;  ///< of its rows in the buffers that have some for each piece
-
-  int64_t width() const { return h_end - h; }
-};
 
 template <class T>
 class Backward {
@@ -58,11 +49,11 @@ class Backward {
         weight_(row_weights(call.weight, rows_)),
         w1_(call.weights.w1, WeightUse::kBackward),
         w2_(call.weights.w2, WeightUse::kBackward),
-        b2_(call.weights.b2, x_.scalar_type()) {
-    cut_into_pieces();
+        b2_(call.weights.b2, x_.scalar_type()),
+        pieces_(cut_into_pieces(rows_, sizes_.H, kSlice)) {
     const at::TensorOptions fp32 = x_.options().dtype(at::kFloat);
-    if (wanted[kX]) x_rows_ = at::empty({piece_rows_, sizes_.D}, fp32);
-    if (wanted[kWeight]) dots_ = at::zeros({piece_rows_}, fp32);
+    if (wanted[kX]) x_rows_ = at::empty({pieces_.rows, sizes_.D}, fp32);
+    if (wanted[kWeight]) dots_ = at::zeros({pieces_.rows}, fp32);
     if (wanted[kW1]) w1_gradient_ = weight_gradient(sizes_.halves * sizes_.H, sizes_.D);
     if (wanted[kW2]) w2_gradient_ = weight_gradient(sizes_.D, sizes_.H);
     if (wanted[kB1]) b1_sum_ = at::zeros({sizes_.E, sizes_.halves * sizes_.H}, fp32);
@@ -74,7 +65,7 @@ class Backward {
     at::parallel_for(0, at::get_num_threads(), 1, [&](int64_t, int64_t) {
       const at::AutoDispatchBelowADInplaceOrView no_autograd;  // a thread of its own does not inherit the caller's mode
       Space s(*this);
-      for (size_t i = next++; i < pieces_.size(); i = next++) one_piece(pieces_[order_[i]], s);
+      for (size_t i = next++; i < pieces_.order.size(); i = next++) one_piece(pieces_.all[pieces_.order[i]], s);
       release_block_gemm(x_.scalar_type());
     });
     const MlpWeights& w = call_.weights;
@@ -149,36 +140,16 @@ class Backward {
     return sum.defined() ? sum.to(of.scalar_type()) : sum;
   }
 
-  void cut_into_pieces() {
-    piece_of_.push_back(0);
-    for (int64_t e = 0; e < sizes_.E; ++e) {
-      const int64_t count = rows_.rows_of(e);
-      // An expert with less than two shares stays whole.
-      const int64_t shares = std::max<int64_t>(1, count * kPieces / std::max<int64_t>(1, rows_.rows()));
-      const int64_t width = round_up(ceil_div(sizes_.H, shares), kSlice);
-      for (int64_t h = 0; count > 0 && h < sizes_.H; h += width) {
-        pieces_.push_back({e, h, std::min(h + width, sizes_.H), piece_rows_});
-        piece_rows_ += round_up(count, 8);
-      }
-      piece_of_.push_back(pieces_.size());
-    }
-    // The largest first, so that no thread is left alone with one at the end.
-    order_.resize(pieces_.size());
-    std::iota(order_.begin(), order_.end(), size_t{0});
-    const auto work = [&](size_t i) { return rows_.rows_of(pieces_[i].e) * (pieces_[i].h_end - pieces_[i].h); };
-    std::stable_sort(order_.begin(), order_.end(), [&](size_t a, size_t b) { return work(a) > work(b); });
-  }
-
-  void one_piece(const Piece& piece, Space& s) {
+  void one_piece(const ExpertPiece& piece, Space& s) {
     for (int64_t h = piece.h; h < piece.h_end; h += chunk_) {
-      const Piece chunk{piece.e, h, std::min(h + chunk_, piece.h_end), piece.first_row};
+      const ExpertPiece chunk{piece.e, h, std::min(h + chunk_, piece.h_end), piece.first_row};
       one_chunk(chunk, h > piece.h, s);
       if (rounds_weights_) round_weights(chunk, s);
     }
   }
 
   /// `add`: to the gradient of x, which has chunks before this one in it.
-  void one_chunk(const Piece& piece, bool add, Space& s) {
+  void one_chunk(const ExpertPiece& piece, bool add, Space& s) {
     const int64_t begin = rows_.first[static_cast<size_t>(piece.e)], count = rows_.rows_of(piece.e);
     const int64_t tiles = ceil_div(count, tile_rows_);
     int64_t done = 0;
@@ -192,7 +163,7 @@ class Backward {
     }
   }
 
-  void gather(const Piece& piece, const Tile& tile, Space& s) {
+  void gather(const ExpertPiece& piece, const Tile& tile, Space& s) {
     const P* gradient = reinterpret_cast<const P*>(gradient_.const_data_ptr<T>());
     const P* x = reinterpret_cast<const P*>(x_.const_data_ptr<T>());
     const int64_t D = sizes_.D;
@@ -212,7 +183,7 @@ class Backward {
   }
 
   /// Where a tile's gradients of the routing's weights are summed; null where they are not wanted.
-  float* dots(const Piece& piece, const Tile& tile) {
+  float* dots(const ExpertPiece& piece, const Tile& tile) {
     if (!wanted_[kWeight]) return nullptr;
     return dots_.mutable_data_ptr<float>() + piece.first_row + tile.first - rows_.first[static_cast<size_t>(piece.e)];
   }
@@ -224,19 +195,19 @@ class Backward {
   };
 
   /// Where the gradient of W1 is summed for the hidden columns from h on, and that of W2.
-  Target w1_sum(const Piece& piece, int64_t half, int64_t h, Space& s) {
+  Target w1_sum(const ExpertPiece& piece, int64_t half, int64_t h, Space& s) {
     const int64_t D = sizes_.D, row = (piece.e * sizes_.halves + half) * sizes_.H + h;
     if (!rounds_weights_) return {w1_gradient_.mutable_data_ptr<float>() + row * D, D};
     return {s.w1 + (half * piece.width() + h - piece.h) * D, D};
   }
-  Target w2_sum(const Piece& piece, int64_t h, Space& s) {
+  Target w2_sum(const ExpertPiece& piece, int64_t h, Space& s) {
     const int64_t H = sizes_.H;
     if (!rounds_weights_) return {w2_gradient_.mutable_data_ptr<float>() + piece.e * sizes_.D * H + h, H};
     return {s.w2 + h - piece.h, piece.width()};
   }
 
   /// Rounds a chunk's weight gradients to where they belong.
-  void round_weights(const Piece& piece, Space& s) {
+  void round_weights(const ExpertPiece& piece, Space& s) {
     const int64_t D = sizes_.D, H = sizes_.H;
     const auto round = [&](const float* from, int64_t count, T* to) {
       passes_.sum_rows(&from, 1, count, reinterpret_cast<P*>(to));
@@ -251,7 +222,7 @@ class Backward {
     }
   }
 
-  void one_slice(const Piece& piece, const Tile& tile, int64_t h, int64_t done, bool add_to_x, Space& s) {
+  void one_slice(const ExpertPiece& piece, const Tile& tile, int64_t h, int64_t done, bool add_to_x, Space& s) {
     const int64_t D = sizes_.D, e = piece.e, depth = operand_width(D);
     const int64_t width = std::min(kSlice, piece.h_end - h), ld = operand_width(width);
     multiply_blocks(tile.rows, width, depth, s.gradient, depth, w2_.block(e, 0, 0, h), kPackedColumns,
@@ -284,7 +255,7 @@ class Backward {
   static constexpr int64_t columns_step() { return std::is_same_v<T, float> ? 1 : 2; }
 
   /// From gradient · W2 to the gradient before the activation, for the hidden columns [h, h + width).
-  void to_hidden(const Piece& piece, const Tile& tile, int64_t h, int64_t width, Space& s) {
+  void to_hidden(const ExpertPiece& piece, const Tile& tile, int64_t h, int64_t width, Space& s) {
     const MlpOptions& options = call_.options;
     HiddenTile hidden{
         .rows = tile.rows, .valid = tile.count, .width = width, .ld = operand_width(width), .mask = nullptr};
@@ -328,8 +299,8 @@ class Backward {
   template <class Visit>
   void for_each_piece_row(int64_t e, int64_t row, const Visit& visit) const {
     const int64_t within = row - rows_.first[static_cast<size_t>(e)];
-    for (size_t p = piece_of_[static_cast<size_t>(e)]; p < piece_of_[static_cast<size_t>(e) + 1]; ++p) {
-      visit(pieces_[p].first_row + within);
+    for (size_t p = pieces_.first[static_cast<size_t>(e)]; p < pieces_.first[static_cast<size_t>(e) + 1]; ++p) {
+      visit(pieces_.all[p].first_row + within);
     }
   }
 
@@ -382,10 +353,7 @@ class Backward {
   const std::vector<float> weight_;  // in the order of rows_
   const PackedExperts<T> w1_, w2_;
   const BiasRows b2_;
-  std::vector<Piece> pieces_;     // by expert
-  std::vector<size_t> piece_of_;  // [E + 1] first piece of each expert
-  std::vector<size_t> order_;     // in which pieces are taken
-  int64_t piece_rows_ = 0;
+  const ExpertPieces pieces_;
   at::Tensor x_rows_, dots_, w1_gradient_, b1_sum_, w2_gradient_, b2_sum_;
 };
 
