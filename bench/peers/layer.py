@@ -19,7 +19,7 @@ import memory
 from experts import Experts, dense_network
 
 TORCH_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-OURS, DENSE = "smoe", "dense, equal FLOPs"
+OURS, DENSE = "smoe", "dense of equal FLOPs"
 IMPLEMENTATIONS = {OURS: experts.smoe, **experts.IMPLEMENTATIONS, **hf_experts.IMPLEMENTATIONS}
 
 SHAPES = ["E16,D256,H512,T2048,K1", "E16,D256,H512,T2048,K2", "E16,D256,H512,T2048,K4", "E16,D256,H512,T2048,K8",
