@@ -91,7 +91,8 @@ def roofs_of(limits, axes):
                    f'x2="{axes.x(end):.1f}" y2="{axes.y(speed * end):.1f}"/>')
             x, y = axes.x(end), axes.y(speed * end)
             angle = math.degrees(math.atan2(axes.y(speed * begin) - y, x - axes.x(begin)))
-            yield (f'<text transform="translate({x:.1f} {y:.1f}) rotate({-angle:.1f}) translate(-10 -5)" '
+            beside = 14 if index % 2 else -5  # lines of two caches can be close: one has its name below, the other above
+            yield (f'<text transform="translate({x:.1f} {y:.1f}) rotate({-angle:.1f}) translate(-10 {beside})" '
                    f'text-anchor="end">{NAMES[read["level"]]} {speed:.0f} GB/s</text>')
     for dtype, peak in peaks.items():
         yield (f'<line class="roof" style="stroke:{COLOURS[dtype]}" x1="{LEFT}" y1="{axes.y(peak):.1f}" '
