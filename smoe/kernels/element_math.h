@@ -29,7 +29,7 @@ struct WideType<double> {
   using type = double;
 };
 template <class T>
-using Wide = WideType<T>::type;
+using Wide = typename WideType<T>::type;  // NOLINT(readability-redundant-typename): nvcc compiles it as C++17
 
 SMOE_HOST_DEVICE inline float widen(float x) { return x; }
 SMOE_HOST_DEVICE inline double widen(double x) { return x; }
