@@ -45,7 +45,7 @@ T rounded_to(float x) {
   }
 }
 
-/// What the last call drew. NaN and infinities are among the numbers.
+/// Sizes and numbers for a test, NaN and infinities among these.
 class Draw {
  public:
   int64_t size(int64_t least, int64_t most) { return std::uniform_int_distribution<int64_t>(least, most)(random_); }
