@@ -20,12 +20,10 @@
 namespace smoe {
 namespace {
 
-constexpr int64_t kSlice = 64;              // hidden columns that stay in the cache with a tile
+constexpr int64_t kTileRows = 256;          // each tile is one way of the weight gradients into the near cache and back
+constexpr int64_t kSlice = 64;              // hidden columns that stay in the nearest cache with a tile
+constexpr int64_t kGroup = 256;             // whose gradient is multiplied by W1 at once: so deep are its sums
 constexpr int64_t kChunkBytes = 4ll << 20;  // of the weight gradients of a chunk
-
-/// Rows of a tile. A wide layer's weight gradients, which each tile adds to, leave the near cache in between: there more
-/// rows a tile are fewer ways from the far one, which is worth more than that the tile itself fits.
-int64_t tile_rows_at(int64_t width) { return width >= 512 ? 256 : 128; }
 
 /// Hidden columns of a chunk.
 int64_t chunk_at(int64_t width, int64_t halves) {
@@ -84,7 +82,7 @@ class Backward {
   struct Space {
     explicit Space(const Backward& b) {
       const MlpSizes& n = b.sizes_;
-      const int64_t rows = b.tile_rows_, tile = tile_room(rows * kSlice);
+      const int64_t rows = kTileRows, tile = tile_room(rows * kSlice);
       gradient = scratch.template take<T>(rows * b.operand_width(n.D));
       gradient_transposed = scratch.template take<P>(rows * n.D);
       x = scratch.template take<P>(rows * round_up(n.D, kPackedColumns));
@@ -97,7 +95,7 @@ class Backward {
       after = scratch.template take<P>(tile);
       mask = scratch.template take<float>(b.call_.options.dropout_p > 0 ? tile : 0);
       for (int half = 0; half < 2; ++half) {
-        before[half] = scratch.template take<P>(half < n.halves ? tile : 0);
+        before[half] = scratch.template take<P>(half < n.halves ? rows * kGroup : 0);
         before_transposed[half] = scratch.template take<P>(half < n.halves ? tile : 0);
       }
       if (b.call_.options.activation == Activation::kRelu) return;
@@ -113,7 +111,7 @@ class Backward {
     float *w1 = nullptr, *w2 = nullptr;   // [halves, chunk, D], [D, chunk] gradients that are yet to be rounded
     float *through, *mask;                // [rows, slice] gradient · W2; dropout
     P* after;                             // [rows, slice] after activation and dropout, a second operand
-    P *before[2], *before_transposed[2];  // gradient before the activation, [rows, slice] and [slice, rows]
+    P *before[2], *before_transposed[2];  // gradient before the activation, [rows, group] and [slice, rows]
     float *pre[2], *act, *weighed, *after_act, *of_pre[2];  // for an activation that LibTorch computes
   };
 
@@ -151,14 +149,18 @@ class Backward {
   /// `add`: to the gradient of x, which has chunks before this one in it.
   void one_chunk(const ExpertPiece& piece, bool add, Space& s) {
     const int64_t begin = rows_.first[static_cast<size_t>(piece.e)], count = rows_.rows_of(piece.e);
-    const int64_t tiles = ceil_div(count, tile_rows_);
+    const int64_t tiles = ceil_div(count, kTileRows);
     int64_t done = 0;
     for (int64_t i = 0; i < tiles; ++i) {
       const int64_t size = std::min(round_up(ceil_div(count - done, tiles - i), 8), count - done);
       const int64_t first = begin + done;
       const Tile tile{first, size, round_up(size, 8), rows_.token.data() + first, weight_.data() + first};
       gather(piece, tile, s);
-      for (int64_t h = piece.h; h < piece.h_end; h += kSlice) one_slice(piece, tile, h, done, add || h > piece.h, s);
+      for (int64_t group = piece.h; group < piece.h_end; group += kGroup) {
+        const int64_t end = std::min(group + kGroup, piece.h_end);
+        for (int64_t h = group; h < end; h += kSlice) one_slice(piece, tile, h, h - group, done > 0, s);
+        if (wanted_[kX]) add_to_x(piece, tile, group, end, done, add || group > piece.h, s);
+      }
       done += size;
     }
   }
@@ -222,43 +224,54 @@ class Backward {
     }
   }
 
-  void one_slice(const ExpertPiece& piece, const Tile& tile, int64_t h, int64_t done, bool add_to_x, Space& s) {
-    const int64_t D = sizes_.D, e = piece.e, depth = operand_width(D);
+  /// The hidden columns from h on, which are the ones from `column` on of their group. `add`: to the gradients of weights.
+  void one_slice(const ExpertPiece& piece, const Tile& tile, int64_t h, int64_t column, bool add, Space& s) {
+    const int64_t D = sizes_.D, depth = operand_width(D);
     const int64_t width = std::min(kSlice, piece.h_end - h), ld = operand_width(width);
-    multiply_blocks(tile.rows, width, depth, s.gradient, depth, w2_.block(e, 0, 0, h), kPackedColumns,
+    multiply_blocks(tile.rows, width, depth, s.gradient, depth, w2_.block(piece.e, 0, 0, h), kPackedColumns,
                     w2_.block_stride(), s.through, width, false);
-    to_hidden(piece, tile, h, width, s);
-    const bool add = done > 0;
+    to_hidden(piece, tile, h, width, column, s);
     if (wanted_[kW2]) {
       const Target sum = w2_sum(piece, h, s);
       multiply_blocks(D, width, tile.rows, reinterpret_cast<const T*>(s.gradient_transposed), tile.rows,
                       reinterpret_cast<const T*>(s.after), ld, kPackedColumns * columns_step(), sum.data, sum.ld, add);
     }
+    for (int64_t half = 0; wanted_[kW1] && half < sizes_.halves; ++half) {
+      const Target sum = w1_sum(piece, half, h, s);
+      const P* before = s.before_transposed[half];  // NOLINT(clang-analyzer-security.ArrayBound): halves is 1 or 2
+      multiply_blocks(width, D, tile.rows, reinterpret_cast<const T*>(before), tile.rows,
+                      reinterpret_cast<const T*>(s.x), kPackedColumns, kPackedColumns * tile.rows, sum.data, sum.ld,
+                      add);
+    }
+  }
+
+  /// The rows of the gradient of x, from the hidden columns [h, h_end) of a group; or `add` to them. `done` rows of the
+  /// expert are before the tile.
+  void add_to_x(const ExpertPiece& piece, const Tile& tile, int64_t h, int64_t h_end, int64_t done, bool add,
+                Space& s) {
+    const int64_t D = sizes_.D;
+    float* const rows = x_rows_.mutable_data_ptr<float>() + (piece.first_row + done) * D;
     for (int64_t half = 0; half < sizes_.halves; ++half) {
-      if (wanted_[kW1]) {
-        const Target sum = w1_sum(piece, half, h, s);
-        const P* before = s.before_transposed[half];  // NOLINT(clang-analyzer-security.ArrayBound): halves is 1 or 2
-        multiply_blocks(width, D, tile.rows, reinterpret_cast<const T*>(before), tile.rows,
-                        reinterpret_cast<const T*>(s.x), kPackedColumns, kPackedColumns * tile.rows, sum.data, sum.ld,
-                        add);
-      }
-      if (wanted_[kX]) {
-        const P* before = s.before[half];  // NOLINT(clang-analyzer-security.ArrayBound): halves is 1 or 2
-        multiply_blocks(tile.rows, D, ld, reinterpret_cast<const T*>(before), ld,
-                        w1_.block(e, 0, half * sizes_.H + h, 0), kPackedColumns, w1_.block_stride(),
-                        x_rows_.mutable_data_ptr<float>() + (piece.first_row + done) * D, D, add_to_x || half > 0);
-      }
+      const P* before = s.before[half];  // NOLINT(clang-analyzer-security.ArrayBound): halves is 1 or 2
+      multiply_blocks(tile.rows, D, operand_width(h_end - h), reinterpret_cast<const T*>(before), kGroup,
+                      w1_.block(piece.e, 0, half * sizes_.H + h, 0), kPackedColumns, w1_.block_stride(), rows, D,
+                      add || half > 0);
     }
   }
 
   /// Elements from one column of an operand to the next: pairs of rows stand side by side.
   static constexpr int64_t columns_step() { return std::is_same_v<T, float> ? 1 : 2; }
 
-  /// From gradient · W2 to the gradient before the activation, for the hidden columns [h, h + width).
-  void to_hidden(const ExpertPiece& piece, const Tile& tile, int64_t h, int64_t width, Space& s) {
+  /// From gradient · W2 to the gradient before the activation, for the hidden columns [h, h + width), from `column` on of
+  /// their group.
+  void to_hidden(const ExpertPiece& piece, const Tile& tile, int64_t h, int64_t width, int64_t column, Space& s) {
     const MlpOptions& options = call_.options;
-    HiddenTile hidden{
-        .rows = tile.rows, .valid = tile.count, .width = width, .ld = operand_width(width), .mask = nullptr};
+    HiddenTile hidden{.rows = tile.rows,
+                      .valid = tile.count,
+                      .width = width,
+                      .ld = operand_width(width),
+                      .mask = nullptr,
+                      .ld_before = kGroup};
     const int64_t ld = hidden_.size(1), count = tile.count * width;
     const P* kept = reinterpret_cast<const P*>(hidden_.const_data_ptr<T>()) + tile.first * ld + h;
     P* after = wanted_[kW2] ? s.after : nullptr;
@@ -268,8 +281,10 @@ class Backward {
                           : nullptr;
     };
     if (options.activation == Activation::kRelu) {  // whose hidden rows say what dropout dropped
+      // The next slice of the tile's rows, or the first one of those after them.
+      hidden.ahead = h + width < piece.h_end ? width : tile.count * ld - (h - piece.h);
       hidden.kept_scale = static_cast<float>(1.0 / (1.0 - options.dropout_p));
-      passes_.relu_backward(hidden, s.through, tile.weight, kept, ld, after, s.before[0], transposed(0),
+      passes_.relu_backward(hidden, s.through, tile.weight, kept, ld, after, s.before[0] + column, transposed(0),
                             dots(piece, tile), b1_sum(0));
       return;
     }
@@ -287,12 +302,12 @@ class Backward {
     row_passes<float>().finish_hidden(wide, s.act, gated ? s.pre[1] : nullptr, s.after_act);
     passes_.weigh(hidden, s.through, tile.weight, gated ? s.pre[1] : nullptr, s.weighed);
     activate_tile_backward(function, s.weighed, s.pre[0], count, s.of_pre[0]);
-    passes_.finish_backward(hidden, s.through, s.after_act, s.of_pre[0], after, s.before[0], transposed(0),
+    passes_.finish_backward(hidden, s.through, s.after_act, s.of_pre[0], after, s.before[0] + column, transposed(0),
                             dots(piece, tile), b1_sum(0));
     if (!gated) return;
     passes_.weigh(hidden, s.through, tile.weight, s.act, s.of_pre[1]);
-    passes_.finish_backward(hidden, s.through, s.after_act, s.of_pre[1], nullptr, s.before[1], transposed(1), nullptr,
-                            b1_sum(1));
+    passes_.finish_backward(hidden, s.through, s.after_act, s.of_pre[1], nullptr, s.before[1] + column, transposed(1),
+                            nullptr, b1_sum(1));
   }
 
   /// Calls visit(row) with a row's place in each piece of its expert, in order.
@@ -343,7 +358,7 @@ class Backward {
 
   const MlpCall& call_;
   const MlpSizes sizes_;
-  const int64_t tile_rows_ = tile_rows_at(sizes_.D), chunk_ = chunk_at(sizes_.D, sizes_.halves);
+  const int64_t chunk_ = chunk_at(sizes_.D, sizes_.halves);
   /// Weights in bf16 have gradients in bf16, of sums in fp32 that are there for a chunk at a time.
   const bool rounds_weights_ = std::is_same_v<T, c10::BFloat16> && call_.weights.w1.scalar_type() == at::kBFloat16;
   const MlpWanted wanted_;

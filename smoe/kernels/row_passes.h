@@ -16,6 +16,8 @@ struct HiddenTile {
   int64_t rows, valid, width;  ///< rows ≥ valid, a multiple of 8 in the backward pass; width any
   int64_t ld;                  ///< of the operands made of the tile: width, for bf16 rounded up to even
   const float* mask;           ///< [valid, width] dropout's mask, or null for none
+  int64_t ld_before = 0;       ///< backward: of `before`, whose columns may be some of more
+  int64_t ahead = 0;           ///< relu_backward: elements from what is kept to what the next call will read
   float kept_scale = 1;        ///< relu_backward: what dropout multiplied the units by that it kept
 };
 
@@ -43,7 +45,7 @@ struct RowPasses {
 
   /// Backward of ReLU between the matrices. through [rows, width] is gradient · W2, not yet weighted. From the kept
   /// hidden: `after` = relu(kept) · kept_scale as a second operand (bf16 in pairs of rows), dot[r] += ⟨through, after⟩,
-  /// before [rows, width] = scale[r] · kept_scale · through where kept > 0, its transposed [width, rows], and column_sum
+  /// before [rows, width] (ld tile.ld_before) = scale[r] · kept_scale · through where kept > 0, its transposed [width, rows], and column_sum
   /// [width] += Σ_r before. The mask is not looked at. Padding rows become zero. `after`, `transposed`, `dot` and `column_sum` may be null.
   void (*relu_backward)(const HiddenTile& tile, const float* through, const float* scale, const T* kept,
                         int64_t ld_kept, T* after, T* before, T* transposed, float* dot, float* column_sum);

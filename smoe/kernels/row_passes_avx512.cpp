@@ -1,46 +1,12 @@
 // The passes for processors with AVX-512 (F, BW, DQ, VL). The ones that a step spends time in are written by hand, with a
 // square of sixteen rows and columns in the registers; they take widths that are multiples of sixteen, any number of rows.
-#include <immintrin.h>
-
+#include "smoe/kernels/hidden_backward_avx512.h"
 #include "smoe/kernels/row_passes_body.h"
 #include "smoe/kernels/row_passes_levels.h"
+#include "smoe/kernels/row_vectors_avx512.h"
 
 namespace smoe {
 namespace {
-
-/// In four rounds: each swaps the off-diagonal halves of squares half as large, first between lanes of 128 bits.
-inline void transpose(__m512 (&r)[16]) {
-  __m512 t[16];
-  for (int i = 0; i < 16; i += 2) {
-    t[i] = _mm512_unpacklo_ps(r[i], r[i + 1]);
-    t[i + 1] = _mm512_unpackhi_ps(r[i], r[i + 1]);
-  }
-  const auto lo = [&](int a, int b) {
-    return _mm512_castpd_ps(_mm512_unpacklo_pd(_mm512_castps_pd(t[a]), _mm512_castps_pd(t[b])));
-  };
-  const auto hi = [&](int a, int b) {
-    return _mm512_castpd_ps(_mm512_unpackhi_pd(_mm512_castps_pd(t[a]), _mm512_castps_pd(t[b])));
-  };
-  for (int i = 0; i < 16; i += 4) {
-    r[i] = lo(i, i + 2);
-    r[i + 1] = hi(i, i + 2);
-    r[i + 2] = lo(i + 1, i + 3);
-    r[i + 3] = hi(i + 1, i + 3);
-  }
-  // Now r[4 g + j] holds, in its lane q, the rows 4 g … 4 g + 3 of column 4 q + j.
-  for (int j = 0; j < 4; ++j) {
-    t[j] = _mm512_shuffle_f32x4(r[j], r[4 + j], 0x88);      // lanes 0 and 2 of both
-    t[4 + j] = _mm512_shuffle_f32x4(r[j], r[4 + j], 0xDD);  // lanes 1 and 3
-    t[8 + j] = _mm512_shuffle_f32x4(r[8 + j], r[12 + j], 0x88);
-    t[12 + j] = _mm512_shuffle_f32x4(r[8 + j], r[12 + j], 0xDD);
-  }
-  for (int j = 0; j < 4; ++j) {
-    r[j] = _mm512_shuffle_f32x4(t[j], t[8 + j], 0x88);
-    r[8 + j] = _mm512_shuffle_f32x4(t[j], t[8 + j], 0xDD);
-    r[4 + j] = _mm512_shuffle_f32x4(t[4 + j], t[12 + j], 0x88);
-    r[12 + j] = _mm512_shuffle_f32x4(t[4 + j], t[12 + j], 0xDD);
-  }
-}
 
 void transpose16(Square& square) {
   __m512 r[16];
@@ -49,62 +15,10 @@ void transpose16(Square& square) {
   for (int i = 0; i < 16; ++i) _mm512_store_ps(square.at[i], r[i]);
 }
 
-/// round_to_bf16 of sixteen numbers, in the low halves.
-inline __m512i round_bits(__m512 value) {
-  const __m512i bits = _mm512_castps_si512(value);
-  const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
-  const __m512i sum = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7FFF)));
-  const __mmask16 nan = _mm512_cmp_ps_mask(value, value, _CMP_UNORD_Q);
-  return _mm512_mask_mov_epi32(_mm512_srli_epi32(sum, 16), nan, _mm512_set1_epi32(0x7FC0));
-}
-
-inline __m512 load16(const float* p) { return _mm512_loadu_ps(p); }
-inline __m512i load_bits(const Bf16* p) {
-  return _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
-}
-inline __m512 load16(const Bf16* p) { return _mm512_castsi512_ps(_mm512_slli_epi32(load_bits(p), 16)); }
-
-/// What stands for sixteen numbers until they are stored as T: the numbers, or their bf16 bits. Both can be transposed.
-inline __m512 to_stored(const float*, __m512 value) { return value; }
-inline __m512 to_stored(const Bf16*, __m512 value) { return _mm512_castsi512_ps(round_bits(value)); }
-inline void store16(float* p, __mmask16 lanes, __m512 stored) { _mm512_mask_storeu_ps(p, lanes, stored); }
-inline void store16(Bf16* p, __mmask16 lanes, __m512 stored) {
-  _mm256_mask_storeu_epi16(p, lanes, _mm512_cvtepi32_epi16(_mm512_castps_si512(stored)));
-}
-
-inline __m512 from_stored(const float*, __m512 stored) { return stored; }
-inline __m512 from_stored(const Bf16*, __m512 stored) {
-  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(stored), 16));
-}
-
-/// Where column c of an operand's even row stands: pairs of bf16 rows are side by side.
-inline int64_t operand_offset(const float*, int64_t c) { return c; }
-inline int64_t operand_offset(const Bf16*, int64_t c) { return 2 * c; }
-
-/// Whole lines past the caches, which are not read before they are written, for what only the backward pass will read. `p`
-/// must be aligned to what is stored.
-inline void stream16(float* p, __m512 stored) { _mm512_stream_ps(p, stored); }
-inline void stream16(Bf16* p, __m512 stored) {
-  _mm256_stream_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(_mm512_castps_si512(stored)));
-}
-
-/// Rows i of the square as rows r + i of a second operand at column c.
-inline void store_operand16(const __m512 (&row)[16], int64_t count, float* out, int64_t ld) {
-  for (int64_t i = 0; i < count; ++i) _mm512_storeu_ps(out + i * ld, row[i]);
-}
-inline void store_operand16(const __m512 (&row)[16], int64_t count, Bf16* out, int64_t ld) {
-  for (int64_t i = 0; i < count; i += 2) {
-    const __m512i high = _mm512_slli_epi32(_mm512_castps_si512(row[i + 1]), 16);
-    _mm512_storeu_si512(out + i * ld, _mm512_or_si512(_mm512_castps_si512(row[i]), high));
-  }
-}
-
-inline __mmask16 first_lanes(int64_t count) { return static_cast<__mmask16>((1u << count) - 1); }
-
 inline void add_columns(const __m512 (&row)[16], float* column_sum) {
   __m512 sum = _mm512_setzero_ps();
   for (const __m512& each : row) sum = _mm512_add_ps(sum, each);
-  _mm512_storeu_ps(column_sum, _mm512_add_ps(_mm512_loadu_ps(column_sum), sum));
+  add_to(column_sum, sum);
 }
 
 template <class T>
@@ -170,57 +84,16 @@ void bias_relu_512(const HiddenTile& given, const float* sum, const float* bias,
   _mm_sfence();  // streamed lines are seen by other threads only after it
 }
 
-/// The common walk of the two backward passes: fill(r, c, through) gives sixteen numbers of a row after and before the
-/// activation.
-template <class T, class Fill>
-inline void walk_backward_512(const HiddenTile& tile, const float* through, T* after, T* before, T* transposed,
-                              float* dot, float* column_sum, const Fill& fill) {
-  const T* const type = nullptr;
-  for (int64_t r = 0; r < tile.rows; r += kLanes) {
-    const int64_t rows = std::min(kLanes, tile.rows - r), count = std::clamp<int64_t>(tile.valid - r, 0, kLanes);
-    alignas(64) float dots[kLanes][kLanes] = {};
-    for (int64_t c = 0; c < tile.width; c += kLanes) {
-      __m512 a[16], b[16];
-      for (int64_t i = 0; i < kLanes; ++i) {
-        a[i] = b[i] = _mm512_setzero_ps();
-        if (i >= count) continue;
-        const __m512 t = _mm512_loadu_ps(through + (r + i) * tile.width + c);
-        fill(r + i, c, t, a[i], b[i]);
-        _mm512_store_ps(dots[i], _mm512_fmadd_ps(t, a[i], _mm512_load_ps(dots[i])));
-      }
-      if (after != nullptr) {
-        for (__m512& each : a) each = to_stored(type, each);
-        store_operand16(a, rows, after + r * tile.ld + operand_offset(type, c), tile.ld);
-      }
-      if (column_sum != nullptr) add_columns(b, column_sum + c);
-      for (__m512& each : b) each = to_stored(type, each);
-      for (int64_t i = 0; i < rows; ++i) store16(before + (r + i) * tile.ld + c, 0xFFFF, b[i]);
-      if (transposed == nullptr) continue;
-      transpose(b);
-      for (int64_t l = 0; l < kLanes; ++l) store16(transposed + (c + l) * tile.rows + r, first_lanes(rows), b[l]);
-    }
-    for (int64_t i = 0; dot != nullptr && i < count; ++i) dot[r + i] += _mm512_reduce_add_ps(_mm512_load_ps(dots[i]));
-  }
-}
-
 template <class T>
 void relu_backward_512(const HiddenTile& given, const float* through, const float* scale, const T* kept,
                        int64_t ld_kept, T* after, T* before, T* transposed, float* dot, float* column_sum) {
-  const HiddenTile tile = given;  // a copy, which no store can change
+  const HiddenTile tile = given;
   if (tile.width % kLanes != 0) {
     return relu_backward(tile, through, scale, kept, ld_kept, after, before, transposed, dot, column_sum);
   }
-  const __m512 kept_scale = _mm512_set1_ps(tile.kept_scale);
-  const auto fill = [=](int64_t r, int64_t c, __m512 t, __m512& a, __m512& b) {
-    const T* from = kept + r * ld_kept + c;
-    // The same columns of the next slice, which the processor does not foresee: rows are far apart.
-    _mm_prefetch(reinterpret_cast<const char*>(from + tile.width), _MM_HINT_T1);
-    const __m512 hidden = load16(from);
-    const __mmask16 positive = _mm512_cmp_ps_mask(hidden, _mm512_setzero_ps(), _CMP_NLE_UQ);
-    a = _mm512_maskz_mul_ps(positive, hidden, kept_scale);
-    b = _mm512_maskz_mul_ps(positive, _mm512_mul_ps(t, _mm512_set1_ps(scale[r])), kept_scale);
-  };
-  walk_backward_512(tile, through, after, before, transposed, dot, column_sum, fill);
+  const HiddenOut<T> out{after, before, transposed, dot, column_sum};
+  if (tile.kept_scale == 1) return relu_walk<false>(tile, through, scale, kept, ld_kept, out);
+  relu_walk<true>(tile, through, scale, kept, ld_kept, out);
 }
 
 template <class T>
@@ -230,11 +103,7 @@ void finish_backward_512(const HiddenTile& given, const float* through, const fl
   if (tile.width % kLanes != 0) {
     return finish_backward(tile, through, after_in, before_in, after, before, transposed, dot, column_sum);
   }
-  const auto fill = [=](int64_t r, int64_t c, __m512, __m512& a, __m512& b) {
-    a = _mm512_loadu_ps(after_in + r * tile.width + c);
-    b = _mm512_loadu_ps(before_in + r * tile.width + c);
-  };
-  walk_backward_512(tile, through, after, before, transposed, dot, column_sum, fill);
+  finish_walk(tile, through, after_in, before_in, HiddenOut<T>{after, before, transposed, dot, column_sum});
 }
 
 /// Four vectors at a time, so that their sums do not wait for each other.

@@ -179,7 +179,7 @@ void walk_backward(const HiddenTile& tile, const float* through, T* after, T* be
         for (int64_t l = 0; l < lanes; ++l) column_sum[c + l] += sum[l];
       }
       for (int64_t i = 0; i < rows; ++i) {
-        T* to = before + (r + i) * tile.ld + c;
+        T* to = before + (r + i) * tile.ld_before + c;
         if (lanes == kLanes) {
           for (int64_t l = 0; l < kLanes; ++l) store(to + l, before_square.at[i][l]);
         } else {
@@ -192,7 +192,7 @@ void walk_backward(const HiddenTile& tile, const float* through, T* after, T* be
         store_transposed(before_square, r, c, lanes, tile.rows, transposed);
       }
     }
-    for (int64_t i = 0; i < rows; ++i) clear_padding(tile, before + (r + i) * tile.ld);
+    for (int64_t i = 0; i < rows; ++i) clear_padding(tile, before + (r + i) * tile.ld_before);
     if (dot == nullptr) continue;
     for (int64_t i = 0; i < count; ++i) {
       float total = 0;

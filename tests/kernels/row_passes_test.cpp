@@ -140,36 +140,49 @@ TYPED_TEST(RowPassesOf, PackWhatIsThereAndZeros) {
   }
 }
 
-TYPED_TEST(RowPassesOf, FinishBackwardInEveryLayout) {
-  using T = TypeParam;
-  for (int round = 0; round < 100; ++round) {
-    const int64_t rows = 8 * this->draw_.size(1, 8), valid = rows - this->draw_.size(0, 7),
-                  width = this->draw_.width(80);
-    const HiddenTile tile{
-        .rows = rows, .valid = valid, .width = width, .ld = this->kPairs ? width + width % 2 : width, .mask = nullptr};
-    const auto size = static_cast<size_t>(rows * tile.ld);
-    const std::vector<float> through = this->draw_.template numbers<float>(rows * width);
-    const std::vector<float> after_in = this->draw_.template numbers<float>(rows * width);
-    const std::vector<float> before_in = this->draw_.template numbers<float>(rows * width);
+/// A tile of the backward pass, and numbers for it.
+template <class T>
+struct HiddenCase {
+  HiddenTile tile;
+  std::vector<float> through;
+
+  explicit HiddenCase(Draw& draw, bool pairs) {
+    const int64_t rows = 8 * draw.size(1, 9), width = draw.width(160), ld = pairs ? width + width % 2 : width;
+    tile = {.rows = rows, .valid = rows - draw.size(0, 7), .width = width, .ld = ld, .mask = nullptr};
+    tile.ld_before = ld + 2 * draw.size(0, 40);
+    through = draw.template numbers<float>(rows * width);
+  }
+
+  /// Runs a pass(level, after, before, transposed, dot, column_sum) on every level, and expects of it what after(at) and
+  /// before(at) give for the elements [valid, width].
+  template <class Pass, class After, class Before, class Place>
+  void check(const Pass& pass, const After& after_want, const Before& before_want, const Place& place) const {
+    const int64_t rows = tile.rows, width = tile.width;
     for (const RowPassesLevel& level : levels()) {
-      std::vector<T> after(size, rounded_to<T>(5)), before(size, rounded_to<T>(5)), transposed(size, rounded_to<T>(5));
+      const auto size = static_cast<size_t>(rows * tile.ld);
+      std::vector<T> after(size, rounded_to<T>(5)), transposed(size, rounded_to<T>(5));
+      std::vector<T> before(static_cast<size_t>(rows * tile.ld_before), rounded_to<T>(5));
       std::vector<float> dot(static_cast<size_t>(rows), 1), columns(static_cast<size_t>(width), 1);
-      passes_of(level, T{})
-          .finish_backward(tile, through.data(), after_in.data(), before_in.data(), after.data(), before.data(),
-                           transposed.data(), dot.data(), columns.data());
+      pass(passes_of(level, T{}), after.data(), before.data(), transposed.data(), dot.data(), columns.data());
       std::vector<double> dot_want(static_cast<size_t>(rows), 1), columns_want(static_cast<size_t>(width), 1);
       for (int64_t r = 0; r < rows; ++r) {
         for (int64_t c = 0; c < width; ++c) {
           const auto at = static_cast<size_t>(r * width + c);
-          const float a = r < valid ? after_in[at] : 0.0f, b = r < valid ? before_in[at] : 0.0f;
-          ASSERT_TRUE(same(after[static_cast<size_t>(this->place(r, c, tile.ld))], a))
+          const float a = r < tile.valid ? after_want(r, c) : 0.0f, b = r < tile.valid ? before_want(r, c) : 0.0f;
+          ASSERT_TRUE(same(after[static_cast<size_t>(place(r, c, tile.ld))], a))
               << level.name << ", after " << r << ", " << c;
-          ASSERT_TRUE(same(before[static_cast<size_t>(r * tile.ld + c)], b))
+          ASSERT_TRUE(same(before[static_cast<size_t>(r * tile.ld_before + c)], b))
               << level.name << ", before " << r << ", " << c;
           ASSERT_TRUE(same(transposed[static_cast<size_t>(c * rows + r)], b))
               << level.name << ", transposed " << r << ", " << c;
-          if (r < valid) dot_want[static_cast<size_t>(r)] += static_cast<double>(through[at]) * static_cast<double>(a);
+          if (r < tile.valid) {
+            dot_want[static_cast<size_t>(r)] += static_cast<double>(through[at]) * static_cast<double>(a);
+          }
           columns_want[static_cast<size_t>(c)] += static_cast<double>(b);
+        }
+        for (int64_t c = tile.ld; c < tile.ld_before; ++c) {
+          ASSERT_TRUE(same(before[static_cast<size_t>(r * tile.ld_before + c)], 5))
+              << level.name << " writes past " << r;
         }
       }
       const auto near = [](float got, double want) {
@@ -179,6 +192,51 @@ TYPED_TEST(RowPassesOf, FinishBackwardInEveryLayout) {
       for (size_t c = 0; c < columns.size(); ++c)
         ASSERT_TRUE(near(columns[c], columns_want[c])) << level.name << ", column " << c;
     }
+  }
+};
+
+TYPED_TEST(RowPassesOf, FinishBackwardInEveryLayout) {
+  using T = TypeParam;
+  for (int round = 0; round < 100; ++round) {
+    const HiddenCase<T> hidden(this->draw_, this->kPairs);
+    const int64_t width = hidden.tile.width;
+    const std::vector<float> after = this->draw_.template numbers<float>(hidden.tile.rows * width);
+    const std::vector<float> before = this->draw_.template numbers<float>(hidden.tile.rows * width);
+    hidden.check(
+        [&](const RowPasses<T>& passes, T* a, T* b, T* transposed, float* dot, float* columns) {
+          passes.finish_backward(hidden.tile, hidden.through.data(), after.data(), before.data(), a, b, transposed, dot,
+                                 columns);
+        },
+        [&](int64_t r, int64_t c) { return after[static_cast<size_t>(r * width + c)]; },
+        [&](int64_t r, int64_t c) { return before[static_cast<size_t>(r * width + c)]; }, this->place);
+  }
+}
+
+TYPED_TEST(RowPassesOf, ReluBackwardInEveryLayout) {
+  using T = TypeParam;
+  for (int round = 0; round < 100; ++round) {
+    HiddenCase<T> hidden(this->draw_, this->kPairs);
+    HiddenTile& tile = hidden.tile;
+    tile.kept_scale = round % 2 == 0 ? 1.0f : 1.25f;
+    tile.ahead = round % 3 == 0 ? 0 : 1 << 20;  // what is asked for in advance need not be there
+    const int64_t ld = tile.width + this->draw_.size(0, 20);
+    const std::vector<T> kept = this->draw_.template numbers<T>(tile.valid * ld);  // no row more than there are
+    const std::vector<float> scale = this->draw_.template numbers<float>(tile.valid);
+    const auto hidden_at = [&](int64_t r, int64_t c) { return as_float(kept[static_cast<size_t>(r * ld + c)]); };
+    hidden.check(
+        [&](const RowPasses<T>& passes, T* a, T* b, T* transposed, float* dot, float* columns) {
+          passes.relu_backward(tile, hidden.through.data(), scale.data(), kept.data(), ld, a, b, transposed, dot,
+                               columns);
+        },
+        [&](int64_t r, int64_t c) {
+          const float h = hidden_at(r, c);
+          return h <= 0 ? 0.0f : as_float(rounded_to<T>(h * tile.kept_scale));
+        },
+        [&](int64_t r, int64_t c) {
+          const float through = hidden.through[static_cast<size_t>(r * tile.width + c)];
+          return hidden_at(r, c) <= 0 ? 0.0f : through * scale[static_cast<size_t>(r)] * tile.kept_scale;
+        },
+        this->place);
   }
 }
 
