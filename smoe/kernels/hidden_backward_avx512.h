@@ -51,7 +51,7 @@ inline void finish_block(const HiddenTile& tile, int64_t rows, const HiddenOut<T
 
 /// A block of N vectors of columns. row(r) gives what gives a row's parts: part(v, dots) is one, and adds to `dots` what the
 /// row's dot product is the sum of. Of the `rows` the first `valid` hold a token.
-template <int N, bool kExact, class Row>
+template <int N, bool Exact, class Row>
 inline void hidden_block(const HiddenTile& tile, int64_t rows, int64_t valid, const HiddenOut<float>& given,
                          const Row& row) {
   const HiddenOut<float> out = given;  // a copy, which no store can change
@@ -73,8 +73,8 @@ inline void hidden_block(const HiddenTile& tile, int64_t rows, int64_t valid, co
   finish_block<N>(tile, rows, out, square, sum);
 }
 
-/// The same; kExact: what stands after the activation are bf16 numbers already.
-template <int N, bool kExact, class Row>
+/// The same; Exact: what stands after the activation are bf16 numbers already.
+template <int N, bool Exact, class Row>
 inline void hidden_block(const HiddenTile& tile, int64_t rows, int64_t valid, const HiddenOut<Bf16>& given,
                          const Row& row) {
   const HiddenOut<Bf16> out = given;
@@ -87,8 +87,8 @@ inline void hidden_block(const HiddenTile& tile, int64_t rows, int64_t valid, co
     for (int v = 0; v < N; ++v) {
       const HiddenPart first = first_part(v, first_dots), second = second_part(v, second_dots);
       if (out.after != nullptr) {
-        const __m512i pair = kExact ? exact_pair(first.after, second.after) : rounded_pair(first.after, second.after);
-        _mm512_storeu_si512(out.after + r * ld + 2 * v * kLanes, pair);
+        const __m512i pair = Exact ? exact_pair(first.after, second.after) : rounded_pair(first.after, second.after);
+        _mm512_storeu_si512(out.after + r * ld + 2 * kLanes * v, pair);
       }
       const __m512i pair = rounded_pair(first.before, second.before);
       Bf16* const before = out.before + r * ld_before + v * kLanes;
@@ -104,17 +104,17 @@ inline void hidden_block(const HiddenTile& tile, int64_t rows, int64_t valid, co
 }
 
 /// All blocks of a tile: row(r, c) gives what gives the parts of row r from column c on.
-template <bool kExact, class T, class Row>
+template <bool Exact, class T, class Row>
 inline void walk_hidden(const HiddenTile& tile, const HiddenOut<T>& out, const Row& row) {
   constexpr int kVectors = 4;
   for (int64_t r = 0; r < tile.rows; r += kBlockRows<T>) {
     const int64_t rows = std::min(kBlockRows<T>, tile.rows - r), valid = tile.valid - r;
     int64_t c = 0;
     for (; c + kVectors * kLanes <= tile.width; c += kVectors * kLanes) {
-      hidden_block<kVectors, kExact>(tile, rows, valid, out.at(tile, r, c), [=](int64_t i) { return row(r + i, c); });
+      hidden_block<kVectors, Exact>(tile, rows, valid, out.at(tile, r, c), [=](int64_t i) { return row(r + i, c); });
     }
     for (; c < tile.width; c += kLanes) {
-      hidden_block<1, kExact>(tile, rows, valid, out.at(tile, r, c), [=](int64_t i) { return row(r + i, c); });
+      hidden_block<1, Exact>(tile, rows, valid, out.at(tile, r, c), [=](int64_t i) { return row(r + i, c); });
     }
   }
 }
@@ -122,8 +122,8 @@ inline void walk_hidden(const HiddenTile& tile, const HiddenOut<T>& out, const R
 /// What stands for a row's sixteen numbers in a mask: all of them, or none of a row that holds no token.
 inline __mmask16 lanes_of(int64_t r, int64_t valid) { return r < valid ? 0xFFFF : 0; }
 
-/// RowPasses::relu_backward; kScaled: by the tile's kept_scale, which is not one.
-template <bool kScaled, class T>
+/// RowPasses::relu_backward; Scaled: by the tile's kept_scale, which is not one.
+template <bool Scaled, class T>
 void relu_walk(const HiddenTile& tile, const float* through, const float* scale, const T* kept, int64_t ld_kept,
                const HiddenOut<T>& out) {
   const __m512 kept_scale = _mm512_set1_ps(tile.kept_scale);
@@ -133,14 +133,14 @@ void relu_walk(const HiddenTile& tile, const float* through, const float* scale,
     const T* const kept_row = kept + r * ld_kept + c;
     const __mmask16 lanes = lanes_of(r, valid);
     const __m512 weight = _mm512_set1_ps(r < valid ? scale[r] : 0.0f);
-    return [=](int v, __m512& dots) {
+    return [=](int v, __m512& dots) {  // NOLINT(clang-analyzer-optin.performance.Padding): it is never in memory
       // What the next call reads, which the processor does not foresee: rows are far apart.
       const T* const from = kept_row + v * kLanes;
       if (v * kLanes * sizeof(T) % 64 == 0) _mm_prefetch(reinterpret_cast<const char*>(from + ahead), _MM_HINT_T1);
       const __m512 t = _mm512_maskz_loadu_ps(lanes, through_row + v * kLanes), hidden = load16(lanes, from);
       const __mmask16 positive = _mm512_cmp_ps_mask(hidden, _mm512_setzero_ps(), _CMP_NLE_UQ);
       HiddenPart part{_mm512_maskz_mov_ps(positive, hidden), _mm512_maskz_mul_ps(positive, t, weight)};
-      if constexpr (kScaled) {
+      if constexpr (Scaled) {
         part.after = from_stored(kept, to_stored(kept, _mm512_mul_ps(part.after, kept_scale)));
         part.before = _mm512_mul_ps(part.before, kept_scale);
       }

@@ -32,8 +32,7 @@ inline constexpr int64_t kHiddenSlice = 256;
 template <class T>
 class PackedExperts {
  public:
-  PackedExperts(const at::Tensor& w, WeightUse use, int64_t parts = 1)
-      : packed_(packed_weights(w, use, parts, c10::CppTypeToScalarType<T>::value)) {}
+  explicit PackedExperts(at::Tensor packed) : packed_(std::move(packed)) {}
 
   /// Where the columns from `column` (a multiple of 64) and the rows from `row` (for bf16 even) of a part of expert e's
   /// matrix begin.

@@ -45,8 +45,8 @@ class Backward {
         gradient_(gradient.to(x_.scalar_type()).contiguous()),
         hidden_(std::move(hidden)),
         weight_(row_weights(call.weight, rows_)),
-        w1_(call.weights.w1, WeightUse::kBackward),
-        w2_(call.weights.w2, WeightUse::kBackward),
+        w1_(packed_weights(call.weights.w1, WeightUse::kBackward, 1, x_.scalar_type())),
+        w2_(packed_weights(call.weights.w2, WeightUse::kBackward, 1, x_.scalar_type())),
         b2_(call.weights.b2, x_.scalar_type()),
         pieces_(cut_into_pieces(rows_, sizes_.H, kSlice)) {
     const at::TensorOptions fp32 = x_.options().dtype(at::kFloat);

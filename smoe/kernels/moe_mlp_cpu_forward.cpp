@@ -32,8 +32,8 @@ class Forward {
         rows_(group_by_expert(call.expert, sizes_.E)),
         x_(call.x.contiguous()),
         weight_(row_weights(call.weight, rows_)),
-        w1_(call.weights.w1, WeightUse::kForward, sizes_.halves),
-        w2_(call.weights.w2, WeightUse::kForward),
+        w1_(packed(call.weights.w1, sizes_.halves, keep_hidden)),
+        w2_(packed(call.weights.w2, 1, keep_hidden)),
         b1_(call.weights.b1, x_.scalar_type()),
         b2_(call.weights.b2, x_.scalar_type()),
         hidden_(at::empty({keep_hidden ? sizes_.T * sizes_.K : 0, sizes_.halves * sizes_.H}, x_.options())),
@@ -51,6 +51,11 @@ class Forward {
 
  private:
   using P = PassType<T>::type;
+
+  static at::Tensor packed(const at::Tensor& w, int64_t parts, bool training) {
+    constexpr auto kType = c10::CppTypeToScalarType<T>::value;
+    return training ? packed_training_weights(w, parts, kType) : packed_weights(w, WeightUse::kForward, parts, kType);
+  }
 
   /// A thread's own memory.
   struct Space {

@@ -18,6 +18,8 @@
 namespace smoe {
 namespace {
 
+constexpr size_t kCached = 1u << 20;  // bytes of a packed weight that the near caches may well hold until it is read
+
 template <class T>
 void pack_into(const at::Tensor& w, WeightUse use, at::Tensor& out) {
   const bool forward = use == WeightUse::kForward;
@@ -27,30 +29,62 @@ void pack_into(const at::Tensor& w, WeightUse use, at::Tensor& out) {
   const bool same = w.scalar_type() == out.scalar_type();
   const char* from = static_cast<const char*>(w.const_data_ptr());
   T* to = static_cast<T*>(out.mutable_data_ptr());
-  at::parallel_for(0, E * parts * blocks, 1, [&](int64_t begin, int64_t end) {
+  // Columns next to each other in memory are packed together, many of a row: rows are pages apart.
+  const int64_t together = std::min<int64_t>(stride_n == 1 ? 16 : 1, blocks),
+                items = (blocks + together - 1) / together;
+  at::parallel_for(0, E * parts * items, 1, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
-      const int64_t e = i / (parts * blocks), part = i / blocks % parts, first = i % blocks * kPackedColumns;
-      const int64_t offset = e * w.stride(0) + (part * N + first) * stride_n;
-      row_passes<T>().pack(from + offset * w.element_size(), same, K, std::min(kPackedColumns, N - first), stride_k,
-                           stride_n, to + i * out.stride(2));
+      const int64_t block = i % items * together, part = i / items, first = block * kPackedColumns;
+      const int64_t offset = part / parts * w.stride(0) + (part % parts * N + first) * stride_n;
+      row_passes<T>().pack(from + offset * w.element_size(), same, K, std::min(together * kPackedColumns, N - first),
+                           stride_k, stride_n, to + (part * blocks + block) * out.stride(2));
     }
   });
 }
 
-/// What pack_weights gives, in the memory of `out` where that is defined and has the shape.
-at::Tensor pack(const at::Tensor& w, WeightUse use, int64_t parts, at::ScalarType type, at::Tensor out) {
+/// Room for what pack_weights gives: `old` where that is defined and has the shape.
+at::Tensor room_for(const at::Tensor& w, WeightUse use, int64_t parts, at::ScalarType type, at::Tensor old) {
   const bool forward = use == WeightUse::kForward;
   const int64_t K = w.size(forward ? 2 : 1), N = w.size(forward ? 1 : 2) / parts;
   const int64_t blocks = (N + kPackedColumns - 1) / kPackedColumns;
   const std::array<int64_t, 5> shape = {w.size(0), parts, blocks, packed_rows(K, type), kPackedColumns};
-  if (out.defined() && out.sizes() != at::IntArrayRef(shape)) out.reset();
-  if (!out.defined()) out = at::empty(shape, w.options().dtype(type).requires_grad(false));
+  if (old.defined() && old.sizes() == at::IntArrayRef(shape)) return old;
+  return at::empty(shape, w.options().dtype(type).requires_grad(false));
+}
+
+at::Tensor pack(const at::Tensor& w, WeightUse use, int64_t parts, at::ScalarType type, at::Tensor old) {
+  at::Tensor out = room_for(w, use, parts, type, std::move(old));
   if (type == at::kBFloat16) {
     pack_into<Bf16>(w, use, out);
   } else {
     pack_into<float>(w, use, out);
   }
   return out;
+}
+
+template <class T>
+bool packs_both(const at::Tensor& w, int64_t parts) {
+  constexpr int64_t kVector = 16;
+  return row_passes<T>().pack_both != nullptr && w.numel() > 0 && w.stride(2) == 1 &&
+         w.size(1) % (kVector * parts) == 0 && w.size(2) % kVector == 0;
+}
+
+template <class T>
+void pack_both_into(const at::Tensor& w, at::Tensor& forward, at::Tensor& backward) {
+  const int64_t E = w.size(0), parts = forward.size(1), blocks = forward.size(2), N = w.size(1) / parts;
+  const bool same = w.scalar_type() == forward.scalar_type(), stream = forward.nbytes() > kCached;
+  const char* from = static_cast<const char*>(w.const_data_ptr());
+  T *to_forward = static_cast<T*>(forward.mutable_data_ptr()),
+    *to_backward = static_cast<T*>(backward.mutable_data_ptr());
+  at::parallel_for(0, E * parts * blocks, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t e = i / (parts * blocks), first = i % blocks * kPackedColumns, row = i / blocks % parts * N + first;
+      row_passes<T>().pack_both(from + (e * w.stride(0) + row * w.stride(1)) * w.element_size(), same,
+                                std::min(kPackedColumns, N - first), w.size(2), w.stride(1), stream,
+                                to_forward + i * forward.stride(2),
+                                to_backward + e * backward.stride(0) + row * kPackedColumns, backward.stride(2));
+    }
+  });
 }
 
 /// Some numbers of each expert, from places all over its matrix.
@@ -95,26 +129,54 @@ class Cache {
   at::Tensor get(const at::Tensor& w, WeightUse use, int64_t parts, at::ScalarType type) {
     const std::scoped_lock lock(mutex_);
     const Key key{w.unsafeGetTensorImpl(), use, parts, type};
-    const auto found = entries_.find(key);
-    if (found != entries_.end() && is_current(found->second, w)) return found->second.packed;
-    // The old copy's memory serves again where nobody else holds it: new pages cost as much as the packing. Two copies are
-    // never kept at once.
-    at::Tensor room;
-    if (found != entries_.end() && found->second.packed.use_count() == 1) room = std::move(found->second.packed);
-    entries_.erase(key);
+    if (has(key, w)) return entries_.at(key).packed;
+    at::Tensor old = take(key);
     forget_the_dead();
-    at::Tensor packed = pack(w, use, parts, type, std::move(room));
-    entries_.emplace(key, Entry{c10::weak_intrusive_ptr<c10::TensorImpl, c10::UndefinedTensorImpl>(w.getIntrusivePtr()),
-                                w._version(), w.const_data_ptr(), sample(w), packed});
-    return packed;
+    return keep(key, w, pack(w, use, parts, type, std::move(old)));
+  }
+
+  /// Sees to it that there is what get() gives for both passes, if neither of them is there.
+  template <class T>
+  void make_both(const at::Tensor& w, int64_t parts, at::ScalarType type) {
+    const std::scoped_lock lock(mutex_);
+    const Key forward{w.unsafeGetTensorImpl(), WeightUse::kForward, parts, type};
+    const Key backward{w.unsafeGetTensorImpl(), WeightUse::kBackward, 1, type};
+    if (has(forward, w) || has(backward, w)) return;
+    at::Tensor to_forward = room_for(w, WeightUse::kForward, parts, type, take(forward));
+    at::Tensor to_backward = room_for(w, WeightUse::kBackward, 1, type, take(backward));
+    forget_the_dead();
+    pack_both_into<T>(w, to_forward, to_backward);
+    keep(forward, w, std::move(to_forward));
+    keep(backward, w, std::move(to_backward));
   }
 
  private:
   using Key = std::tuple<const c10::TensorImpl*, WeightUse, int64_t, at::ScalarType>;
 
+  bool has(const Key& key, const at::Tensor& w) const {
+    const auto found = entries_.find(key);
+    return found != entries_.end() && is_current(found->second, w);
+  }
+
   static bool is_current(const Entry& entry, const at::Tensor& w) {
     return !entry.source.expired() && entry.version == w._version() && entry.data == w.const_data_ptr() &&
            same(entry.sample, sample(w));
+  }
+
+  /// Takes out an entry. The copy's memory serves again where nobody else holds it: new pages cost as much as the packing.
+  /// Two copies are never kept at once.
+  at::Tensor take(const Key& key) {
+    const auto found = entries_.find(key);
+    if (found == entries_.end()) return {};
+    at::Tensor old = found->second.packed.use_count() == 1 ? std::move(found->second.packed) : at::Tensor();
+    entries_.erase(found);
+    return old;
+  }
+
+  at::Tensor keep(const Key& key, const at::Tensor& w, at::Tensor packed) {
+    const auto weak = c10::weak_intrusive_ptr<c10::TensorImpl, c10::UndefinedTensorImpl>(w.getIntrusivePtr());
+    return entries_.emplace(key, Entry{weak, w._version(), w.const_data_ptr(), sample(w), std::move(packed)})
+        .first->second.packed;
   }
 
   void forget_the_dead() {
@@ -125,6 +187,11 @@ class Cache {
   std::map<Key, Entry> entries_;
 };
 
+Cache& cache() {
+  static Cache the_one;
+  return the_one;
+}
+
 }  // namespace
 
 at::Tensor pack_weights(const at::Tensor& w, WeightUse use, int64_t parts, at::ScalarType type) {
@@ -132,8 +199,13 @@ at::Tensor pack_weights(const at::Tensor& w, WeightUse use, int64_t parts, at::S
 }
 
 at::Tensor packed_weights(const at::Tensor& w, WeightUse use, int64_t parts, at::ScalarType type) {
-  static Cache cache;
-  return w.is_inference() ? pack_weights(w, use, parts, type) : cache.get(w, use, parts, type);
+  return w.is_inference() ? pack_weights(w, use, parts, type) : cache().get(w, use, parts, type);
+}
+
+at::Tensor packed_training_weights(const at::Tensor& w, int64_t parts, at::ScalarType type) {
+  if (!w.is_inference() && type == at::kBFloat16 && packs_both<Bf16>(w, parts)) cache().make_both<Bf16>(w, parts, type);
+  if (!w.is_inference() && type == at::kFloat && packs_both<float>(w, parts)) cache().make_both<float>(w, parts, type);
+  return packed_weights(w, WeightUse::kForward, parts, type);
 }
 
 double packed_bytes(int64_t experts, int64_t parts, int64_t K, int64_t N, at::ScalarType type) {

@@ -27,6 +27,10 @@ inline int64_t packed_rows(int64_t K, at::ScalarType type) { return type == at::
 /// packed at every call.
 at::Tensor packed_weights(const at::Tensor& w, WeightUse use, int64_t parts, at::ScalarType type);
 
+/// The same for the forward pass of a training step: what has to be packed is packed for the backward pass, too (in one
+/// part), while it is in the processor, where the shape allows that.
+at::Tensor packed_training_weights(const at::Tensor& w, int64_t parts, at::ScalarType type);
+
 /// The same, made anew at each call.
 at::Tensor pack_weights(const at::Tensor& w, WeightUse use, int64_t parts, at::ScalarType type);
 

@@ -73,6 +73,13 @@ struct RowPasses {
   /// [K, 64] (bf16: K rounded up to even, in pairs of rows), missing rows zero and missing columns up to the next multiple of
   /// 16; what is past these is not written, and nothing reads it. `in` is fp32 or, for bf16, T itself where in_is_t.
   void (*pack)(const void* in, bool in_is_t, int64_t K, int64_t N, int64_t stride_k, int64_t stride_n, T* out);
+
+  /// Rows of a weight, [rows, width] with rows of `ld`, as a block [width, 64] of the second operand that its transpose is,
+  /// of which they are the columns, and as rows of the one that it is itself, whose blocks of 64 columns begin
+  /// `backward_stride` apart. Rows, at most 64, and width are multiples of sixteen. With `stream`, past the caches, which is
+  /// cheaper where there is more of it than they hold. Null where there is no better way than to pack twice.
+  void (*pack_both)(const void* in, bool in_is_t, int64_t rows, int64_t width, int64_t ld, bool stream, T* forward,
+                    T* backward, int64_t backward_stride);
 };
 
 template <class T>

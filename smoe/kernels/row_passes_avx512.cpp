@@ -127,19 +127,22 @@ void sum_rows_512(const float* const* rows, int64_t count, int64_t width, T* out
   }
 }
 
-/// A whole number of squares, of a matrix whose rows or columns stand in one piece.
+/// A whole number of squares, of a matrix whose rows or columns stand in one piece: along those, where they are rows.
 template <class T, class In>
 void pack_512(const In* in, int64_t K, int64_t N, int64_t stride_k, int64_t stride_n, T* out) {
-  for (int64_t n = 0; n < N; n += kLanes) {
-    T* block = out + n / kBlock * kBlock * K + operand_offset(out, n % kBlock);
+  const int64_t columns = stride_n == 1 ? N : kLanes;
+  for (int64_t first = 0; first < N; first += columns) {
     for (int64_t k = 0; k < K; k += kLanes) {
-      const In* from = in + k * stride_k + n * stride_n;
-      __m512 row[16];
-      for (int64_t i = 0; i < kLanes; ++i) {
-        row[i] = to_stored(out, load16(from + i * (stride_n == 1 ? stride_k : stride_n)));
+      for (int64_t n = first; n < first + columns; n += kLanes) {
+        const In* from = in + k * stride_k + n * stride_n;
+        __m512 row[16];
+        for (int64_t i = 0; i < kLanes; ++i) {
+          row[i] = to_stored(out, load16(from + i * (stride_n == 1 ? stride_k : stride_n)));
+        }
+        if (stride_n != 1) transpose(row);
+        T* block = out + n / kBlock * kBlock * K + operand_offset(out, n % kBlock);
+        store_operand16(row, kLanes, block + k * kBlock, kBlock);
       }
-      if (stride_n != 1) transpose(row);
-      store_operand16(row, kLanes, block + k * kBlock, kBlock);
     }
   }
 }
@@ -153,6 +156,38 @@ void pack_512(const void* in, bool in_is_t, int64_t K, int64_t N, int64_t stride
   return pack_512(static_cast<const float*>(in), K, N, stride_k, stride_n, out);
 }
 
+/// To a line of the caches, which can then be written past them.
+inline bool is_aligned(const void* p) { return reinterpret_cast<uintptr_t>(p) % 64 == 0; }
+
+template <bool Stream, class T, class In>
+void pack_both_512(const In* in, int64_t rows, int64_t width, int64_t ld, T* forward, T* backward, int64_t stride) {
+  for (int64_t first = 0; first < width; first += kBlock) {
+    for (int64_t r = 0; r < rows; r += kLanes) {
+      for (int64_t c = first; c < std::min(first + kBlock, width); c += kLanes) {
+        __m512 square[16];
+        for (int64_t i = 0; i < kLanes; ++i) square[i] = to_stored(forward, load16(in + (r + i) * ld + c));
+        T* const of_itself = backward + first / kBlock * stride + r * kBlock + operand_offset(backward, c - first);
+        store_operand16<Stream>(square, kLanes, of_itself, kBlock);
+        transpose(square);
+        store_operand16<Stream>(square, kLanes, forward + c * kBlock + operand_offset(forward, r), kBlock);
+      }
+    }
+  }
+}
+
+template <class T>
+void pack_both_512(const void* in, bool in_is_t, int64_t rows, int64_t width, int64_t ld, bool stream, T* forward,
+                   T* backward, int64_t stride) {
+  const auto from = [&](const auto* numbers) {
+    if (!stream || !is_aligned(forward) || !is_aligned(backward)) {
+      return pack_both_512<false>(numbers, rows, width, ld, forward, backward, stride);
+    }
+    pack_both_512<true>(numbers, rows, width, ld, forward, backward, stride);
+    _mm_sfence();
+  };
+  in_is_t ? from(static_cast<const T*>(in)) : from(static_cast<const float*>(in));
+}
+
 template <class T>
 RowPasses<T> passes_512() {
   RowPasses<T> passes = make_row_passes<T>();
@@ -162,6 +197,7 @@ RowPasses<T> passes_512() {
   passes.finish_backward = finish_backward_512<T>;
   passes.sum_rows = sum_rows_512<T>;
   passes.pack = pack_512<T>;
+  passes.pack_both = pack_both_512<T>;
   return passes;
 }
 

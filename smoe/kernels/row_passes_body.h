@@ -324,7 +324,7 @@ template <class T>
 constexpr RowPasses<T> make_row_passes() {
   return {gather<T>,        gather_transposed<T>, bias_relu<T>, bias_keep<T>, finish_hidden<T>,
           relu_backward<T>, finish_backward<T>,   widen<T>,     weigh,        scatter_add,
-          dot_bias<T>,      sum_rows<T>,          pack<T>};
+          dot_bias<T>,      sum_rows<T>,          pack<T>,      nullptr};
 }
 
 }  // namespace

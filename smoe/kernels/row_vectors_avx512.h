@@ -110,21 +110,21 @@ inline __m512i rounded_pair(__m512 first, __m512 second) {
   return joined(_mm512_srli_epi32(up(first), 16), up(second));
 }
 
-/// Rows i of the square as rows r + i of a second operand at column c; kStream: past the caches, which `out` must be aligned
+/// Rows i of the square as rows r + i of a second operand at column c; Stream: past the caches, which `out` must be aligned
 /// to a line for.
-template <bool kStream = false>
+template <bool Stream = false>
 inline void store_operand16(const __m512 (&row)[16], int64_t count, float* out, int64_t ld) {
   for (int64_t i = 0; i < count; ++i) {
-    kStream ? _mm512_stream_ps(out + i * ld, row[i]) : _mm512_storeu_ps(out + i * ld, row[i]);
+    Stream ? _mm512_stream_ps(out + i * ld, row[i]) : _mm512_storeu_ps(out + i * ld, row[i]);
   }
 }
-template <bool kStream = false>
+template <bool Stream = false>
 inline void store_operand16(const __m512 (&row)[16], int64_t count, Bf16* out, int64_t ld) {
   for (int64_t i = 0; i < count; i += 2) {
     const __m512i high = _mm512_slli_epi32(_mm512_castps_si512(row[i + 1]), 16);
     const __m512i pair = _mm512_or_si512(_mm512_castps_si512(row[i]), high);
     auto* const to = reinterpret_cast<__m512i*>(out + i * ld);
-    kStream ? _mm512_stream_si512(to, pair) : _mm512_storeu_si512(to, pair);
+    Stream ? _mm512_stream_si512(to, pair) : _mm512_storeu_si512(to, pair);
   }
 }
 

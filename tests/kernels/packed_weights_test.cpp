@@ -4,6 +4,8 @@
 #include <torch/optim/sgd.h>
 #include <torch/types.h>
 
+#include <tuple>
+
 #include "smoe/kernels/block_gemm.h"
 #include "smoe/kernels/moe_mlp_bodies.h"
 #include "tests/kernels/mixture_case.h"
@@ -43,6 +45,50 @@ TEST(PackedWeights, HoldTheMatricesOfBothProducts) {
                                rounded[0].narrow(0, out, out).t()));
     }
   }
+}
+
+TEST(PackedWeights, OfATrainingStepAreTheSameForBothPasses) {
+  for (const auto type : {at::kFloat, at::kBFloat16}) {
+    // The second and the third are not packed at once: rows of a part that are no whole vectors, strides.
+    for (const auto& [out, in, rows] : std::vector<std::tuple<int64_t, int64_t, bool>>{
+             {160, 80, true}, {40, 32, true}, {32, 16, false}, {32, 16, true}}) {
+      for (const auto own : {at::kFloat, type}) {
+        const at::Tensor numbers = torch::randn({3, out, in}).to(own);
+        const at::Tensor w = rows ? numbers : numbers.transpose(1, 2).contiguous().transpose(1, 2);
+        for (const int64_t parts : {1, 2}) {
+          const at::Tensor forward = packed_training_weights(w, parts, type);
+          EXPECT_TRUE(packed_weights(w, WeightUse::kForward, parts, type).is_same(forward));
+          const at::Tensor backward = packed_weights(w, WeightUse::kBackward, 1, type);
+          for (int64_t e = 0; e < 3; ++e) {
+            const at::Tensor want = w[e].to(type).to(at::kFloat);
+            for (int64_t part = 0; part < parts; ++part) {
+              EXPECT_TRUE(torch::equal(unpacked(forward, e, part, in, out / parts),
+                                       want.narrow(0, part * (out / parts), out / parts).t()));
+            }
+            EXPECT_TRUE(torch::equal(unpacked(backward, e, 0, out, in), want));
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST(PackedWeights, OfATrainingStepArePackedOncePerVersion) {
+  const at::Tensor w = torch::randn({2, 32, 48});
+  const auto forward = [&] { return packed_training_weights(w, 1, at::kBFloat16); };
+  const auto backward = [&] { return packed_weights(w, WeightUse::kBackward, 1, at::kBFloat16); };
+  const void *const place = forward().const_data_ptr(), *const other = backward().const_data_ptr();
+  EXPECT_EQ(forward().const_data_ptr(), place);
+  w.add_(1);
+  const at::Tensor early = backward();  // there is nothing left to pack for it then
+  EXPECT_EQ(early.const_data_ptr(), other);
+  EXPECT_EQ(forward().const_data_ptr(), place);
+  EXPECT_TRUE(torch::equal(unpacked(forward(), 1, 0, 48, 32), w[1].to(at::kBFloat16).to(at::kFloat).t()));
+  EXPECT_TRUE(backward().is_same(early));
+  w.mul_(2);
+  forward();
+  EXPECT_FALSE(backward().is_same(early));  // which is held, so not written over
+  EXPECT_TRUE(torch::equal(unpacked(backward(), 1, 0, 32, 48), w[1].to(at::kBFloat16).to(at::kFloat)));
 }
 
 TEST(PackedWeights, ArePackedOncePerVersion) {

@@ -142,11 +142,11 @@ TYPED_TEST(RowPassesOf, PackWhatIsThereAndZeros) {
 
 /// A tile of the backward pass, and numbers for it.
 template <class T>
-struct HiddenCase {
+struct TileCase {
   HiddenTile tile;
   std::vector<float> through;
 
-  explicit HiddenCase(Draw& draw, bool pairs) {
+  explicit TileCase(Draw& draw, bool pairs) {
     const int64_t rows = 8 * draw.size(1, 9), width = draw.width(160), ld = pairs ? width + width % 2 : width;
     tile = {.rows = rows, .valid = rows - draw.size(0, 7), .width = width, .ld = ld, .mask = nullptr};
     tile.ld_before = ld + 2 * draw.size(0, 40);
@@ -195,10 +195,46 @@ struct HiddenCase {
   }
 };
 
+TYPED_TEST(RowPassesOf, PackBothAsPackDoesTwice) {
+  using T = TypeParam;
+  constexpr int64_t kBlock = 64;
+  const auto check = [&](const auto& numbers, bool in_is_t, int64_t rows, int64_t width, int64_t ld) {
+    for (const RowPassesLevel& level : levels()) {
+      const RowPasses<T>& passes = passes_of(level, T{});
+      if (passes.pack_both == nullptr) continue;
+      const int64_t blocks = (width + kBlock - 1) / kBlock, stride = kBlock * rows + 64 * this->draw_.size(0, 2);
+      const auto shift = static_cast<size_t>(this->draw_.size(0, 1));
+      std::vector<T> forward(static_cast<size_t>(width * kBlock) + 1),
+          backward(static_cast<size_t>(blocks * stride) + 1);
+      std::vector<T> forward_want(forward.size()), backward_want(static_cast<size_t>(blocks * kBlock * rows));
+      passes.pack_both(numbers.data(), in_is_t, rows, width, ld, this->draw_.size(0, 1) == 1, forward.data() + shift,
+                       backward.data() + shift, stride);
+      passes.pack(numbers.data(), in_is_t, width, rows, 1, ld, forward_want.data());
+      passes.pack(numbers.data(), in_is_t, rows, width, ld, 1, backward_want.data());
+      for (int64_t r = 0; r < rows; ++r) {
+        for (int64_t c = 0; c < width; ++c) {
+          const auto at = static_cast<size_t>(this->place(c, r, kBlock));
+          ASSERT_TRUE(same(forward[at + shift], as_float(forward_want[at]))) << level.name << ", " << r << ", " << c;
+          const auto within = static_cast<size_t>(this->place(r, c % kBlock, kBlock));
+          ASSERT_TRUE(same(backward[static_cast<size_t>(c / kBlock * stride) + within + shift],
+                           as_float(backward_want[static_cast<size_t>(c / kBlock * kBlock * rows) + within])))
+              << level.name << ", " << r << ", " << c;
+        }
+      }
+    }
+  };
+  for (int round = 0; round < 100; ++round) {
+    const int64_t rows = 16 * this->draw_.size(1, 4), width = 16 * this->draw_.size(1, 12);
+    const int64_t ld = width + this->draw_.size(0, 20);
+    check(this->draw_.template numbers<float>(rows * ld), false, rows, width, ld);
+    check(this->draw_.template numbers<T>(rows * ld), true, rows, width, ld);
+  }
+}
+
 TYPED_TEST(RowPassesOf, FinishBackwardInEveryLayout) {
   using T = TypeParam;
   for (int round = 0; round < 100; ++round) {
-    const HiddenCase<T> hidden(this->draw_, this->kPairs);
+    const TileCase<T> hidden(this->draw_, this->kPairs);
     const int64_t width = hidden.tile.width;
     const std::vector<float> after = this->draw_.template numbers<float>(hidden.tile.rows * width);
     const std::vector<float> before = this->draw_.template numbers<float>(hidden.tile.rows * width);
@@ -215,7 +251,7 @@ TYPED_TEST(RowPassesOf, FinishBackwardInEveryLayout) {
 TYPED_TEST(RowPassesOf, ReluBackwardInEveryLayout) {
   using T = TypeParam;
   for (int round = 0; round < 100; ++round) {
-    HiddenCase<T> hidden(this->draw_, this->kPairs);
+    TileCase<T> hidden(this->draw_, this->kPairs);
     HiddenTile& tile = hidden.tile;
     tile.kept_scale = round % 2 == 0 ? 1.0f : 1.25f;
     tile.ahead = round % 3 == 0 ? 0 : 1 << 20;  // what is asked for in advance need not be there
