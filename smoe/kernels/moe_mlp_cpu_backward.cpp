@@ -20,9 +20,9 @@
 namespace smoe {
 namespace {
 
-constexpr int64_t kTileRows = 256;          // each tile is one way of the weight gradients into the near cache and back
-constexpr int64_t kSlice = 64;              // hidden columns that stay in the nearest cache with a tile
-constexpr int64_t kGroup = 256;             // whose gradient is multiplied by W1 at once: so deep are its sums
+constexpr int64_t kTileRows = 256;          // of a tile, each of which reads and writes the weight gradients once
+constexpr int64_t kSlice = 64;              // hidden columns of a tile that are worked on at once
+constexpr int64_t kGroup = 256;             // hidden columns that are added to the gradient of x at once
 constexpr int64_t kChunkBytes = 4ll << 20;  // of the weight gradients of a chunk
 
 /// Hidden columns of a chunk.

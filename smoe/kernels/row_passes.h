@@ -45,8 +45,9 @@ struct RowPasses {
 
   /// Backward of ReLU between the matrices. through [rows, width] is gradient · W2, not yet weighted. From the kept
   /// hidden: `after` = relu(kept) · kept_scale as a second operand (bf16 in pairs of rows), dot[r] += ⟨through, after⟩,
-  /// before [rows, width] (ld tile.ld_before) = scale[r] · kept_scale · through where kept > 0, its transposed [width, rows], and column_sum
-  /// [width] += Σ_r before. The mask is not looked at. Padding rows become zero. `after`, `transposed`, `dot` and `column_sum` may be null.
+  /// before [rows, width] (ld tile.ld_before) = scale[r] · kept_scale · through where kept > 0, its transposed [width,
+  /// rows], and column_sum [width] += Σ_r before. The mask is not looked at. Padding rows become zero. `after`, `transposed`,
+  /// `dot` and `column_sum` may be null.
   void (*relu_backward)(const HiddenTile& tile, const float* through, const float* scale, const T* kept,
                         int64_t ld_kept, T* after, T* before, T* transposed, float* dot, float* column_sum);
 
