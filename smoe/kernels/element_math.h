@@ -16,9 +16,6 @@
 
 namespace smoe {
 
-/// Functions of an activation's gate, in the order of Activation (kernels/activation.h).
-enum class GateFunction : int32_t { kRelu, kGelu, kGeluTanh, kSilu };
-
 /// What numbers of a type are computed in: double for double, else float.
 template <class T>
 struct WideType {

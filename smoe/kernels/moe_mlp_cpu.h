@@ -63,6 +63,12 @@ class BiasRows {
 /// The routing's weights [T, K] in the order of the rows.
 std::vector<float> row_weights(const at::Tensor& weight, const ExpertRows& rows);
 
+/// What the passes call the function of an activation's gate.
+inline GateFunction pass_function(Activation activation) {
+  static_assert(static_cast<int>(GateFunction::kSilu) == static_cast<int>(Activation::kSilu));
+  return static_cast<GateFunction>(gate_function(activation));
+}
+
 /// A function of each element of a tile, through LibTorch: out = f(x), and the gradient of x from that of f(x). Elements'
 /// bits do not depend on their places: `count` is filled up to whole vectors, for which there must be room.
 void activate_tile(Activation function, float* x, int64_t count, float* out);

@@ -24,6 +24,7 @@ constexpr int64_t kTileRows = 256;          // of a tile, each of which reads an
 constexpr int64_t kSlice = 64;              // hidden columns of a tile that are worked on at once
 constexpr int64_t kGroup = 256;             // hidden columns that are added to the gradient of x at once
 constexpr int64_t kChunkBytes = 4ll << 20;  // of the weight gradients of a chunk
+constexpr int64_t kVector = 16;             // numbers that the passes which take whole vectors take at once
 
 /// Hidden columns of a chunk.
 int64_t chunk_at(int64_t width, int64_t halves) {
@@ -266,13 +267,15 @@ class Backward {
   /// their group.
   void to_hidden(const ExpertPiece& piece, const Tile& tile, int64_t h, int64_t width, int64_t column, Space& s) {
     const MlpOptions& options = call_.options;
+    const int64_t ld = hidden_.size(1), count = tile.count * width;
     HiddenTile hidden{.rows = tile.rows,
                       .valid = tile.count,
                       .width = width,
                       .ld = operand_width(width),
                       .mask = nullptr,
-                      .ld_before = kGroup};
-    const int64_t ld = hidden_.size(1), count = tile.count * width;
+                      .ld_before = kGroup,
+                      // The next slice of the tile's rows, or the first one of those after them.
+                      .ahead = h + width < piece.h_end ? width : tile.count * ld - (h - piece.h)};
     const P* kept = reinterpret_cast<const P*>(hidden_.const_data_ptr<T>()) + tile.first * ld + h;
     P* after = wanted_[kW2] ? s.after : nullptr;
     const auto transposed = [&](int64_t half) { return wanted_[kW1] ? s.before_transposed[half] : nullptr; };
@@ -281,8 +284,6 @@ class Backward {
                           : nullptr;
     };
     if (options.activation == Activation::kRelu) {  // whose hidden rows say what dropout dropped
-      // The next slice of the tile's rows, or the first one of those after them.
-      hidden.ahead = h + width < piece.h_end ? width : tile.count * ld - (h - piece.h);
       hidden.kept_scale = static_cast<float>(1.0 / (1.0 - options.dropout_p));
       passes_.relu_backward(hidden, s.through, tile.weight, kept, ld, after, s.before[0] + column, transposed(0),
                             dots(piece, tile), b1_sum(0));
@@ -292,8 +293,18 @@ class Backward {
       fill_expert_mask(tile.token, tile.count, piece.e, h, width, options.dropout_p, options.dropout_key, s.mask);
       hidden.mask = s.mask;
     }
-    const Activation function = gate_function(options.activation);
     const bool gated = sizes_.halves == 2;
+    if (passes_.activate_backward != nullptr && width % kVector == 0) {
+      const P* const value = gated ? kept + sizes_.H : nullptr;
+      const auto backward = [&](HiddenGradient which, int64_t half, P* after_or_not, float* dot) {
+        passes_.activate_backward(hidden, pass_function(options.activation), which, s.through, tile.weight, kept, value,
+                                  ld, after_or_not, s.before[half] + column, transposed(half), dot, b1_sum(half));
+      };
+      backward(HiddenGradient::kGate, 0, after, dots(piece, tile));
+      if (gated) backward(HiddenGradient::kValue, 1, nullptr, nullptr);
+      return;
+    }
+    const Activation function = gate_function(options.activation);
     passes_.widen(hidden, kept, ld, s.pre[0]);
     if (gated) passes_.widen(hidden, kept + sizes_.H, ld, s.pre[1]);
     activate_tile(function, s.pre[0], count, s.act);

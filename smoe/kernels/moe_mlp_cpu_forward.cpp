@@ -110,6 +110,14 @@ class Forward {
       passes_.bias_relu(tile, s.first[0], bias(e, 0, h), kept(first, 0, h), hidden_.size(1), out);
       return;
     }
+    if (passes_.activate != nullptr) {
+      const HiddenHalf<P> gate{s.first[0], bias(e, 0, h), kept(first, 0, h)};
+      const bool gated = sizes_.halves == 2;
+      const HiddenHalf<P> value = gated ? HiddenHalf<P>{s.first[1], bias(e, 1, h), kept(first, 1, h)} : gate;
+      passes_.activate(tile, pass_function(call_.options.activation), gate, gated ? &value : nullptr, hidden_.size(1),
+                       out);
+      return;
+    }
     for (int64_t half = 0; half < sizes_.halves; ++half) {
       passes_.bias_keep(tile, s.first[half], bias(e, half, h), kept(first, half, h), hidden_.size(1), s.pre[half]);
     }

@@ -11,15 +11,28 @@ struct Bf16 {
   uint16_t bits;
 };
 
+/// Functions of an activation's gate, in the order of Activation (kernels/activation.h).
+enum class GateFunction : int32_t { kRelu, kGelu, kGeluTanh, kSilu };
+
 /// A tile of rows between the two matrices: [rows, width], of which `valid` rows hold a token and the rest are padding.
 struct HiddenTile {
   int64_t rows, valid, width;  ///< rows ≥ valid, a multiple of 8 in the backward pass; width any
   int64_t ld;                  ///< of the operands made of the tile: width, for bf16 rounded up to even
   const float* mask;           ///< [valid, width] dropout's mask, or null for none
   int64_t ld_before = 0;       ///< backward: of `before`, whose columns may be some of more
-  int64_t ahead = 0;           ///< relu_backward: elements from what is kept to what the next call will read
+  int64_t ahead = 0;           ///< backward: elements from what is kept to what the next call will read
   float kept_scale = 1;        ///< relu_backward: what dropout multiplied the units by that it kept
 };
+
+/// Half of a gated activation's tile, gates or values, or all of another's: sum [valid, width], bias and kept as for bias_relu.
+template <class T>
+struct HiddenHalf {
+  const float *sum, *bias;
+  T* kept;
+};
+
+/// Which gradient activate_backward is to give.
+enum class HiddenGradient { kGate, kValue };
 
 /// T is float or Bf16: the dtype of x and of the operands of the products. Sums are fp32. Nothing here allocates.
 template <class T>
@@ -38,6 +51,11 @@ struct RowPasses {
   /// [valid, width] (ld tile.ld, with zeros from width to an even end) = relu(that sum) · mask.
   void (*bias_relu)(const HiddenTile& tile, const float* sum, const float* bias, T* kept, int64_t ld_kept, T* out);
 
+  /// The same for any function of a gate: out = function(sum + bias) · mask, or with `value`, that of its other half too, both
+  /// rounded to T and kept. Null where activations are computed elsewhere, by the two passes that follow.
+  void (*activate)(const HiddenTile& tile, GateFunction function, const HiddenHalf<T>& gate, const HiddenHalf<T>* value,
+                   int64_t ld_kept, T* out);
+
   /// The first half of the same, for activations that are computed elsewhere: pre [valid, width] = the rounded sum.
   void (*bias_keep)(const HiddenTile& tile, const float* sum, const float* bias, T* kept, int64_t ld_kept, float* pre);
   /// The second half: out = T(act · mask), or with `gate` out = T(act · gate · mask); fp32 inputs [valid, width].
@@ -50,6 +68,13 @@ struct RowPasses {
   /// `dot` and `column_sum` may be null.
   void (*relu_backward)(const HiddenTile& tile, const float* through, const float* scale, const T* kept,
                         int64_t ld_kept, T* after, T* before, T* transposed, float* dot, float* column_sum);
+
+  /// The same for any function of a gate, from what `activate` kept; `value` is null where it is not gated. before is the
+  /// gradient of the gate or of the value, with the mask and without kept_scale. For widths that are multiples of sixteen.
+  /// Null where activations are computed elsewhere.
+  void (*activate_backward)(const HiddenTile& tile, GateFunction function, HiddenGradient which, const float* through,
+                            const float* scale, const T* gate, const T* value, int64_t ld_kept, T* after, T* before,
+                            T* transposed, float* dot, float* column_sum);
 
   /// What relu_backward does after the activation: from after_in and before_in [valid, width] in fp32.
   void (*finish_backward)(const HiddenTile& tile, const float* through, const float* after_in, const float* before_in,

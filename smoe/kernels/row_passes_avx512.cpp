@@ -1,5 +1,6 @@
 // The passes for processors with AVX-512 (F, BW, DQ, VL). The ones that a step spends time in are written by hand, with a
 // square of sixteen rows and columns in the registers; they take widths that are multiples of sixteen, any number of rows.
+#include "smoe/kernels/hidden_activation_avx512.h"
 #include "smoe/kernels/hidden_backward_avx512.h"
 #include "smoe/kernels/row_passes_body.h"
 #include "smoe/kernels/row_passes_levels.h"
@@ -106,6 +107,24 @@ void finish_backward_512(const HiddenTile& given, const float* through, const fl
   finish_walk(tile, through, after_in, before_in, HiddenOut<T>{after, before, transposed, dot, column_sum});
 }
 
+template <class T>
+void activate_512(const HiddenTile& tile, GateFunction function, const HiddenHalf<T>& gate, const HiddenHalf<T>* value,
+                  int64_t ld_kept, T* out) {
+  with_function(function,
+                [&](auto constant) { activate_walk<T, decltype(constant)::value>(tile, gate, value, ld_kept, out); });
+}
+
+template <class T>
+void activate_backward_512(const HiddenTile& given, GateFunction function, HiddenGradient which, const float* through,
+                           const float* scale, const T* gate, const T* value, int64_t ld_kept, T* after, T* before,
+                           T* transposed, float* dot, float* column_sum) {
+  const HiddenTile tile = given;
+  with_function(function, [&](auto constant) {
+    activate_backward_walk<T, decltype(constant)::value>(tile, which, through, scale, gate, value, ld_kept,
+                                                         {after, before, transposed, dot, column_sum});
+  });
+}
+
 /// Four vectors at a time, so that their sums do not wait for each other.
 template <class T>
 void sum_rows_512(const float* const* rows, int64_t count, int64_t width, T* out) {
@@ -195,6 +214,8 @@ RowPasses<T> passes_512() {
   passes.bias_relu = bias_relu_512<T>;
   passes.relu_backward = relu_backward_512<T>;
   passes.finish_backward = finish_backward_512<T>;
+  passes.activate = activate_512<T>;
+  passes.activate_backward = activate_backward_512<T>;
   passes.sum_rows = sum_rows_512<T>;
   passes.pack = pack_512<T>;
   passes.pack_both = pack_both_512<T>;

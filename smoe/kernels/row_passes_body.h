@@ -53,12 +53,6 @@ void gather_transposed(const T* x, int64_t width, const int32_t* token, const fl
   }
 }
 
-/// bf16 rows go on to an even width, against zeros of the other operand, and must be numbers there.
-inline void clear_padding(const HiddenTile&, float*) {}
-inline void clear_padding(const HiddenTile& tile, Bf16* row) {
-  if (tile.width % 2 != 0) row[tile.width].bits = 0;
-}
-
 /// What is kept of a unit that dropout drops: −1, or NaN where its product with zero is none.
 inline float dropped(float pre) { return pre * 0.0f - 1.0f; }
 
@@ -322,9 +316,22 @@ void pack(const void* in, bool in_is_t, int64_t K, int64_t N, int64_t stride_k, 
 
 template <class T>
 constexpr RowPasses<T> make_row_passes() {
-  return {gather<T>,        gather_transposed<T>, bias_relu<T>, bias_keep<T>, finish_hidden<T>,
-          relu_backward<T>, finish_backward<T>,   widen<T>,     weigh,        scatter_add,
-          dot_bias<T>,      sum_rows<T>,          pack<T>,      nullptr};
+  return {gather<T>,
+          gather_transposed<T>,
+          bias_relu<T>,
+          nullptr,
+          bias_keep<T>,
+          finish_hidden<T>,
+          relu_backward<T>,
+          nullptr,
+          finish_backward<T>,
+          widen<T>,
+          weigh,
+          scatter_add,
+          dot_bias<T>,
+          sum_rows<T>,
+          pack<T>,
+          nullptr};
 }
 
 }  // namespace

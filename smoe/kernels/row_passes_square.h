@@ -42,6 +42,12 @@ inline float rounded(const Bf16*, float value) { return bits_to_float(round_to_b
 /// relu of NaN is NaN.
 inline float relu(float x) { return x <= 0 ? 0.0f : x; }
 
+/// bf16 rows go on to an even width, against zeros of the other operand, and must be numbers there.
+inline void clear_padding(const HiddenTile&, float*) {}
+inline void clear_padding(const HiddenTile& tile, Bf16* row) {
+  if (tile.width % 2 != 0) row[tile.width].bits = 0;
+}
+
 /// A block of sixteen rows of sixteen numbers.
 struct Square {
   alignas(64) float at[kLanes][kLanes];
