@@ -22,22 +22,12 @@ inline void with_function(GateFunction function, const Call& call) {
 /// The sum of a half at column h, with its bias, as T has it; kept.
 template <class T>
 [[gnu::always_inline]] inline __m512 keep_half(const HiddenHalf<T> half, int64_t r, int64_t h, int64_t width,
-                                               int64_t ld_kept, bool aligned, __mmask16 lanes) {
+                                               int64_t ld_kept, bool streams, __mmask16 lanes) {
   __m512 pre = _mm512_maskz_loadu_ps(lanes, half.sum + r * width + h);
   if (half.bias != nullptr) pre = _mm512_add_ps(pre, _mm512_maskz_loadu_ps(lanes, half.bias + h));
   const __m512 stored = to_stored(half.kept, pre);
-  if (half.kept != nullptr && aligned && lanes == 0xFFFF) {
-    stream16(half.kept + r * ld_kept + h, stored);
-  } else if (half.kept != nullptr) {
-    store16(half.kept + r * ld_kept + h, lanes, stored);
-  }
+  if (half.kept != nullptr) keep16(half.kept + r * ld_kept + h, streams, lanes, stored);
   return from_stored(half.kept, stored);
-}
-
-template <class T>
-bool keeps_aligned(const HiddenHalf<T>& half, int64_t ld_kept) {
-  return (reinterpret_cast<uintptr_t>(half.kept) | static_cast<size_t>(ld_kept) * sizeof(T)) % (kLanes * sizeof(T)) ==
-         0;
 }
 
 /// RowPasses::activate.
@@ -46,13 +36,13 @@ void activate_walk(const HiddenTile& given, const HiddenHalf<T>& gate, const Hid
                    T* out) {
   const HiddenTile tile = given;
   const HiddenHalf<T> gates = gate, values = value != nullptr ? *value : gate;
-  const bool aligned = keeps_aligned(gates, ld_kept) && keeps_aligned(values, ld_kept);
+  const bool streams = can_stream(gates.kept, ld_kept) && can_stream(values.kept, ld_kept);
   for (int64_t r = 0; r < tile.valid; ++r) {
     for (int64_t h = 0; h < tile.width; h += kLanes) {
       const __mmask16 lanes = first_lanes(std::min(kLanes, tile.width - h));
-      __m512 result = gate_function16<Function>(keep_half(gates, r, h, tile.width, ld_kept, aligned, lanes)).value;
+      __m512 result = gate_function16<Function>(keep_half(gates, r, h, tile.width, ld_kept, streams, lanes)).value;
       if (value != nullptr) {
-        result = _mm512_mul_ps(result, keep_half(values, r, h, tile.width, ld_kept, aligned, lanes));
+        result = _mm512_mul_ps(result, keep_half(values, r, h, tile.width, ld_kept, streams, lanes));
       }
       if (tile.mask != nullptr) {
         result = _mm512_mul_ps(result, _mm512_maskz_loadu_ps(lanes, tile.mask + r * tile.width + h));
@@ -78,7 +68,7 @@ void activate_backward_walk(const HiddenTile& tile, HiddenGradient which, const 
     return [=](int v, __m512& dots) {  // NOLINT(clang-analyzer-optin.performance.Padding): it is never in memory
       const int64_t column = v * kLanes;
       const T* const from = gate + kept_at + column;
-      if (v * kLanes * sizeof(T) % 64 == 0) _mm_prefetch(reinterpret_cast<const char*>(from + ahead), _MM_HINT_T1);
+      prefetch_later(from + ahead, v);
       const __m512 t = _mm512_maskz_loadu_ps(lanes, through + at + column);
       const ValueAndSlope16 function = gate_function16<Function>(load16(lanes, from));
       HiddenPart part{function.value, _mm512_mul_ps(t, weight)};
@@ -89,7 +79,7 @@ void activate_backward_walk(const HiddenTile& tile, HiddenGradient which, const 
       }
       if (value != nullptr) {
         const T* const other = value + kept_at + column;
-        if (v * kLanes * sizeof(T) % 64 == 0) _mm_prefetch(reinterpret_cast<const char*>(other + ahead), _MM_HINT_T1);
+        prefetch_later(other + ahead, v);
         const __m512 values = load16(lanes, other);
         part.after = _mm512_mul_ps(part.after, values);
         if (!of_value) part.before = _mm512_mul_ps(part.before, values);

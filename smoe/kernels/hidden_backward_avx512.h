@@ -134,9 +134,8 @@ void relu_walk(const HiddenTile& tile, const float* through, const float* scale,
     const __mmask16 lanes = lanes_of(r, valid);
     const __m512 weight = _mm512_set1_ps(r < valid ? scale[r] : 0.0f);
     return [=](int v, __m512& dots) {  // NOLINT(clang-analyzer-optin.performance.Padding): it is never in memory
-      // What the next call reads, which the processor does not foresee: rows are far apart.
       const T* const from = kept_row + v * kLanes;
-      if (v * kLanes * sizeof(T) % 64 == 0) _mm_prefetch(reinterpret_cast<const char*>(from + ahead), _MM_HINT_T1);
+      prefetch_later(from + ahead, v);
       const __m512 t = _mm512_maskz_loadu_ps(lanes, through_row + v * kLanes), hidden = load16(lanes, from);
       const __mmask16 positive = _mm512_cmp_ps_mask(hidden, _mm512_setzero_ps(), _CMP_NLE_UQ);
       HiddenPart part{_mm512_maskz_mov_ps(positive, hidden), _mm512_maskz_mul_ps(positive, t, weight)};

@@ -1,5 +1,6 @@
 // The passes for processors with AVX-512 (F, BW, DQ, VL). The ones that a step spends time in are written by hand, with a
-// square of sixteen rows and columns in the registers; they take widths that are multiples of sixteen, any number of rows.
+// square of sixteen rows and columns in the registers; they take widths that are multiples of sixteen (`activate` any), and
+// any number of rows.
 #include "smoe/kernels/hidden_activation_avx512.h"
 #include "smoe/kernels/hidden_backward_avx512.h"
 #include "smoe/kernels/row_passes_body.h"
@@ -58,8 +59,7 @@ void bias_relu_512(const HiddenTile& given, const float* sum, const float* bias,
   const HiddenTile tile = given;  // a copy, which no store can change
   if (tile.width % kLanes != 0) return bias_relu(tile, sum, bias, kept, ld_kept, out);
   const __m512 zero = _mm512_setzero_ps(), one = _mm512_set1_ps(1.0f);
-  const size_t step = kLanes * sizeof(T);
-  const bool aligned = (reinterpret_cast<uintptr_t>(kept) | static_cast<size_t>(ld_kept) * sizeof(T)) % step == 0;
+  const bool streams = can_stream(kept, ld_kept);
   for (int64_t r = 0; r < tile.valid; ++r) {
     for (int64_t h = 0; h < tile.width; h += kLanes) {
       __m512 pre = _mm512_loadu_ps(sum + r * tile.width + h);
@@ -72,11 +72,7 @@ void bias_relu_512(const HiddenTile& given, const float* sum, const float* bias,
         stored = to_stored(out, _mm512_mul_ps(value, mask));
         keep = _mm512_mask_mov_ps(keep, drops, to_stored(out, _mm512_sub_ps(_mm512_mul_ps(value, zero), one)));
       }
-      if (kept != nullptr && aligned) {
-        stream16(kept + r * ld_kept + h, keep);
-      } else if (kept != nullptr) {
-        store16(kept + r * ld_kept + h, 0xFFFF, keep);
-      }
+      if (kept != nullptr) keep16(kept + r * ld_kept + h, streams, 0xFFFF, keep);
       // Not "at most zero" rather than "above zero", so that NaN stays; what is zeroed is the sum, or its rounded bits.
       const __mmask16 positive = _mm512_cmp_ps_mask(pre, zero, _CMP_NLE_UQ);
       store16(out + r * tile.ld + h, 0xFFFF, _mm512_maskz_mov_ps(positive, stored));

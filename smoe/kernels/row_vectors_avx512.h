@@ -91,6 +91,22 @@ inline void stream16(Bf16* p, __m512 stored) {
   _mm256_stream_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(_mm512_castps_si512(stored)));
 }
 
+/// Whether all rows of `kept` can be written by stream16; and sixteen or fewer numbers of one, so where they can.
+template <class T>
+bool can_stream(const T* kept, int64_t ld) {
+  return (reinterpret_cast<uintptr_t>(kept) | static_cast<size_t>(ld) * sizeof(T)) % (kLanes * sizeof(T)) == 0;
+}
+template <class T>
+inline void keep16(T* p, bool streams, __mmask16 lanes, __m512 stored) {
+  streams&& lanes == 0xFFFF ? stream16(p, stored) : store16(p, lanes, stored);
+}
+
+/// What a later call reads, which the processor does not foresee: rows are far apart. Once for each line of vectors v.
+template <class T>
+inline void prefetch_later(const T* p, int v) {
+  if (v * kLanes * sizeof(T) % 64 == 0) _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T1);
+}
+
 /// Of two rows, what a bf16 operand has of them side by side: in each lane's low half the first one's bits.
 inline __m512i joined(__m512i first, __m512i second) { return _mm512_mask_blend_epi16(0xAAAAAAAA, first, second); }
 
