@@ -36,6 +36,11 @@ function(smoe_target target)
     target_compile_options(${target} PRIVATE $<$<CXX_COMPILER_ID:GNU>:-Wno-maybe-uninitialized>)
     target_link_options(${target} PRIVATE -fsanitize=${SMOE_SANITIZE})
   endif()
+  # The C++ runtime before LibTorch, whose wheels have parts of one among their symbols: std::filesystem::remove_all of
+  # 2.11's calls what is not there.
+  if(SMOE_LIBTORCH)
+    target_link_options(${target} PRIVATE LINKER:--push-state,--no-as-needed,-lstdc++,--pop-state)
+  endif()
   set_target_properties(${target} PROPERTIES DEFINE_SYMBOL "")
 endfunction()
 

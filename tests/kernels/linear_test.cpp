@@ -63,7 +63,8 @@ TEST_F(LinearCpu, TakesWhatModelsGiveIt) {
   EXPECT_TRUE(torch::allclose(y, torch::linear(x, part), 1e-5, 1e-5));
   EXPECT_TRUE(torch::allclose(x.grad(), part.sum(0).expand_as(x), 1e-5, 1e-5));
   EXPECT_TRUE(torch::equal(both.grad().narrow(0, 0, 16), torch::zeros({16, 20})));
-  EXPECT_TRUE(torch::allclose(both.grad().narrow(0, 16, 32), x.sum({0, 1}).expand({32, 20}), 1e-4, 1e-3));
+  EXPECT_TRUE(
+      torch::allclose(both.grad().narrow(0, 16, 32), x.sum(at::IntArrayRef({0, 1})).expand({32, 20}), 1e-4, 1e-3));
 }
 
 TEST_F(LinearCpu, OnlyAskedForGradientsAreComputed) {

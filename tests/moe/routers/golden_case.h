@@ -22,7 +22,8 @@ inline std::shared_ptr<Router> golden_router(MoeConfig config, int64_t below = 0
   config.experts = golden::kExperts;
   const auto router = make_router(config, /*seed=*/1, RouterPlace(golden::kWidth, below));
   router->to(torch::kFloat64);
-  if (at::Tensor* weight = router->named_parameters().find("weight")) {
+  auto parameters = router->named_parameters();
+  if (at::Tensor* weight = parameters.find("weight")) {
     weight->set_data(wave(golden::kExperts * golden::kWidth, 1.3, 0.2, 1.5).view({golden::kExperts, golden::kWidth}));
   }
   return router;
