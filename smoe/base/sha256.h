@@ -1,6 +1,8 @@
-// SHA-256 (FIPS 180-4) of bytes and files, in hexadecimal.
+// SHA-256 (FIPS 180-4) of bytes and files, in hexadecimal; by OpenSSL where the build has it (sha256_openssl.cpp), else
+// written out (sha256_no_openssl.cpp).
 #pragma once
 
+#include <array>
 #include <filesystem>
 #include <memory>
 #include <string>
@@ -22,6 +24,9 @@ class Sha256 {
   struct Impl;
   std::unique_ptr<Impl> impl_;
 };
+
+/// A digest in 64 lower-case digits.
+std::string hexadecimal(const std::array<unsigned char, 32>& digest);
 
 std::string sha256_hex(Bytes bytes);
 /// Throws UserError where the file cannot be read.

@@ -2,6 +2,11 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <random>
+#include <string_view>
+
+#include "smoe/base/plain_sha256.h"
 #include "tests/base/temp_folder.h"
 
 namespace smoe {
@@ -24,6 +29,24 @@ TEST(Sha256, TakesBytesInPieces) {
   digest.update({});
   digest.update(as_bytes("bc"));
   EXPECT_EQ(digest.finish(), kAbc);
+}
+
+TEST(Sha256, WrittenOutIsTheSame) {
+  std::mt19937 random(3);
+  for (size_t size = 0; size < 300; ++size) {
+    std::string bytes(size * size / 40, '\0');
+    for (char& byte : bytes) byte = static_cast<char>(random());
+    PlainSha256 digest;
+    for (size_t begin = 0; begin < bytes.size();) {
+      const size_t piece = std::min<size_t>(1 + random() % 150, bytes.size() - begin);
+      digest.update(as_bytes(std::string_view(bytes).substr(begin, piece)));
+      begin += piece;
+    }
+    EXPECT_EQ(hexadecimal(digest.finish()), sha256_hex(as_bytes(bytes))) << bytes.size();
+  }
+  PlainSha256 abc;
+  abc.update(as_bytes("abc"));
+  EXPECT_EQ(hexadecimal(abc.finish()), kAbc);
 }
 
 TEST(Sha256, ReadsFiles) {
