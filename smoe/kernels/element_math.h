@@ -39,11 +39,15 @@ SMOE_HOST_DEVICE inline float widen(Bf16 x) {
 
 SMOE_HOST_DEVICE inline void narrow_to(float x, float& out) { out = x; }
 SMOE_HOST_DEVICE inline void narrow_to(double x, double& out) { out = x; }
-/// Rounds to the nearest, ties to even; NaN stays NaN.
+/// Rounds to the nearest, ties to even; NaN stays NaN. A GPU has an instruction for it.
 SMOE_HOST_DEVICE inline void narrow_to(float x, Bf16& out) {
+#if defined(__CUDA_ARCH__)
+  asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(out.bits) : "f"(x));
+#else
   uint32_t bits;
   memcpy(&bits, &x, sizeof bits);
   out.bits = x != x ? uint16_t{0x7FC0} : static_cast<uint16_t>((bits + 0x7FFFu + (bits >> 16 & 1u)) >> 16);
+#endif
 }
 
 template <class T>

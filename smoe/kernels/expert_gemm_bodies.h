@@ -48,7 +48,7 @@ at::Tensor expert_products_blocks(const at::Tensor& rows, const at::Tensor& offs
                                   const at::Tensor& bias);
 at::Tensor expert_input_gradient_blocks(const at::Tensor& gradient, const at::Tensor& offsets, const at::Tensor& w);
 
-/// On a CPU groups must begin at multiples of kRowTile (expert_gemm_grouped.cpp).
+/// On a CPU groups must begin at multiples of kRowTile; on a GPU the offsets do not matter (expert_gemm_grouped.cpp).
 bool expert_grouped_takes(at::ScalarType type, const at::Tensor& offsets, const at::Tensor& w);
 at::Tensor expert_products_grouped(const at::Tensor& rows, const at::Tensor& offsets, const at::Tensor& w,
                                    const at::Tensor& bias);

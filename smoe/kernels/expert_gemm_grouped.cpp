@@ -26,7 +26,11 @@ at::Tensor sum_of_products(const at::Tensor& a, const at::Tensor& b, const at::T
   const at::Tensor until = ends(offsets);
   if (a.size(0) == 0) return at::zeros({until.size(0), a.size(1), b.size(1)}, a.options());
   const OneThreadProducts one_thread;
-  const at::Tensor sum = at::_grouped_mm(a.contiguous().t(), b.contiguous(), until);
+  at::Tensor sum = at::_grouped_mm(a.contiguous().t(), b.contiguous(), until);
+  if (row_kernels_take(sum)) {
+    zero_empty_groups_cuda(sum, offsets);
+    return sum;
+  }
   const at::Tensor is_empty = until.eq(offsets.narrow(0, 0, until.size(0)));
   return sum.masked_fill(is_empty.view({-1, 1, 1}), 0);
 }

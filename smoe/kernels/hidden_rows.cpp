@@ -7,6 +7,7 @@
 #include <ATen/ops/zeros_like.h>
 
 #include <algorithm>
+#include <utility>
 
 #include "smoe/kernels/dropout_rows.h"
 #include "smoe/kernels/expert_gemm_bodies.h"
@@ -58,16 +59,17 @@ struct Parts {
 
 }  // namespace
 
-at::Tensor hidden_rows(at::Tensor& pre, const at::Tensor& bias, const RowPlan& plan, const MlpOptions& options) {
-  if (row_kernels_take(pre)) return hidden_rows_cuda(pre, bias, plan, options);
+at::Tensor hidden_rows(at::Tensor& pre, const at::Tensor& bias, const RowPlan& plan, const MlpOptions& options,
+                       bool keep_pre) {
+  if (row_kernels_take(pre)) return hidden_rows_cuda(pre, bias, plan, options, keep_pre);
   zero_past_the_last_group(pre, plan.offsets);
   add_expert_bias(pre, bias, plan.offsets);
   return Parts(pre, plan, options).after.to(pre.scalar_type());
 }
 
-HiddenGradients hidden_rows_backward(const at::Tensor& pre, const OutputGradient& gradient, const RowPlan& plan,
+HiddenGradients hidden_rows_backward(const at::Tensor& pre, OutputGradient gradient, const RowPlan& plan,
                                      const MlpOptions& options) {
-  if (row_kernels_take(pre)) return hidden_rows_backward_cuda(pre, gradient, plan, options);
+  if (row_kernels_take(pre)) return hidden_rows_backward_cuda(pre, std::move(gradient), plan, options);
   const Parts parts(pre, plan, options);
   const at::Tensor scale = gradient.scale.unsqueeze(1);
   HiddenGradients out;

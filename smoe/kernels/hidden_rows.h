@@ -11,8 +11,9 @@ namespace smoe {
 /// Adds the bias (may be undefined) to pre [R, H], with a gated activation [R, 2 H], in place, and gives drop(act(pre))
 /// [R, H] in the dtype of pre, computed in fp32 (fp64 for fp64). Dropout's mask is that of (key, token, expert, unit)
 /// (kernels/dropout.h). A row's bits depend on that row and where it belongs alone; rows past the last group become zero,
-/// in pre too. No autograd.
-at::Tensor hidden_rows(at::Tensor& pre, const at::Tensor& bias, const RowPlan& plan, const MlpOptions& options);
+/// in pre too. Where pre is not kept, it is arbitrary afterwards. No autograd.
+at::Tensor hidden_rows(at::Tensor& pre, const at::Tensor& bias, const RowPlan& plan, const MlpOptions& options,
+                       bool keep_pre = true);
 
 /// What comes back to the hidden rows.
 struct OutputGradient {
@@ -28,8 +29,9 @@ struct HiddenGradients {
   at::Tensor dot;    ///< [R] ⟨of_rows[r], the row's output⟩, the gradient of the row's weight, in the dtype of scale
 };
 
-/// pre with its bias, as hidden_rows left it. Where `through` is undefined there is only `after`.
-HiddenGradients hidden_rows_backward(const at::Tensor& pre, const OutputGradient& gradient, const RowPlan& plan,
+/// pre with its bias, as hidden_rows left it. Where `through` is undefined there is only `after`; else its
+/// memory may serve for a result.
+HiddenGradients hidden_rows_backward(const at::Tensor& pre, OutputGradient gradient, const RowPlan& plan,
                                      const MlpOptions& options);
 
 }  // namespace smoe

@@ -20,6 +20,7 @@
 
 #include "smoe/base/error.h"
 #include "smoe/base/suggest.h"
+#include "smoe/kernels/expert_gemm_bodies.h"
 #include "smoe/kernels/kernel_choice.h"
 #include "smoe/kernels/moe_mlp_bodies.h"
 #include "smoe/kernels/row_plan.h"
@@ -81,7 +82,7 @@ const std::string& choose_body(const at::Tensor& x, const MlpWeights& weights, c
     if (forced == KernelChoice::kGrouped) return MlpBody::kGrouped;
     const Activation kind = parse_activation(std::string(activation));
     if (weights.w2.dim() == 3 && moe_mlp_cpu_takes(x, weights, kind)) return MlpBody::kBlocks;
-    return x.is_cuda() && x.scalar_type() == at::kBFloat16 ? MlpBody::kGrouped : MlpBody::kReference;
+    return moe_mlp_grouped_is_for(x) ? MlpBody::kGrouped : MlpBody::kReference;
   };
   return body_names()[static_cast<size_t>(choose())];
 }
@@ -134,6 +135,15 @@ MlpGradients reference_backward(MlpCall call, const at::Tensor& gradient, const 
     if (wanted[i]) out[i] = found[next++];
   }
   return out;
+}
+
+/// Whether the grouped body multiplies in another dtype than the matrices have, on a GPU. They are converted once then,
+/// for both passes.
+bool converts(const at::Tensor& x, const at::Tensor& w1, const at::Tensor& w2, const std::string& body) {
+  if (!x.is_cuda() || body != body_names()[static_cast<size_t>(MlpBody::kGrouped)]) return false;
+  const auto taken = [&](const at::Tensor& w) { return w.dim() == 3 && expert_grouped_takes(x.scalar_type(), {}, w); };
+  const bool differ = w1.scalar_type() != x.scalar_type() && w2.scalar_type() != x.scalar_type();
+  return differ && taken(w1) && taken(w2);
 }
 
 using SixTensors = std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor>;
@@ -192,10 +202,15 @@ class MoeMlpFunction : public torch::autograd::Function<MoeMlpFunction> {
     const at::AutoDispatchBelowADInplaceOrView below;
     const at::Tensor none;
     const std::string& body = choose_body(x, {w1, b1.value_or(none), w2, b2.value_or(none)}, activation);
+    const bool converted = converts(x, w1, w2, body);
+    const at::Tensor first = converted ? w1.to(x.scalar_type()) : w1;
+    const at::Tensor second = converted ? w2.to(x.scalar_type()) : w2;
     const auto [y, hidden] =
-        kOperator.call(x, expert, weight, w1, b1, w2, b2, activation, dropout_p, dropout_key, keep_hidden, body);
+        kOperator.call(x, expert, weight, first, b1, second, b2, activation, dropout_p, dropout_key, keep_hidden, body);
     const at::Tensor bias1 = b1.value_or(none), bias2 = b2.value_or(none);
-    context->save_for_backward({x, expert, weight, w1, bias1, w2, bias2, hidden});
+    context->save_for_backward({x, expert, weight, first, bias1, second, bias2, hidden});
+    context->saved_data["types"] =
+        std::vector<int64_t>{static_cast<int64_t>(w1.scalar_type()), static_cast<int64_t>(w2.scalar_type())};
     const std::array<at::Tensor, 6> inputs = {x, weight, w1, bias1, w2, bias2};
     c10::List<bool> wanted;
     for (const at::Tensor& input : inputs) wanted.push_back(input.defined() && input.requires_grad());
@@ -224,6 +239,9 @@ class MoeMlpFunction : public torch::autograd::Function<MoeMlpFunction> {
     for (size_t i = 0; i < out.size(); ++i) {
       if (!wanted[i]) out[i] = at::Tensor();
     }
+    const std::vector<int64_t> types = data["types"].toIntVector();  // those of w1 and w2 before they were converted
+    if (wanted[2]) out[2] = out[2].to(static_cast<at::ScalarType>(types[0]));
+    if (wanted[4]) out[4] = out[4].to(static_cast<at::ScalarType>(types[1]));
     const at::Tensor none;
     return {out[0], none, out[1], out[2], out[3], out[4], out[5], none, none, none, none};
   }

@@ -10,6 +10,7 @@ namespace smoe {
 
 using CudaStream = CUstream_st*;
 
+/// Rows of T, or of the Chunks that they are.
 template <class T>
 const char* launch_gather(const RowPlanView& plan, const T* x, int64_t width, T* out, CudaStream stream);
 
@@ -23,15 +24,36 @@ template <class T>
 const char* launch_hidden(const HiddenArguments<T>& arguments, CudaStream stream);
 
 /// dot [R] may be null where arguments.through is. With `bias` [E, D] and the gradient of the output's rows, `of_rows`
-/// [R, D], dot also gets ⟨of_rows[r], bias of its expert⟩.
+/// [R, D], which are `whole` or not (load_span), dot also gets ⟨of_rows[r], bias of its expert⟩.
 template <class T>
-const char* launch_hidden_backward(const HiddenArguments<T>& arguments, const T* of_rows, const T* bias, int64_t width,
-                                   Wide<T>* dot, CudaStream stream);
+const char* launch_hidden_backward(const HiddenArguments<T>& arguments, const T* of_rows, const Biases<T>& bias,
+                                   int64_t width, bool whole, Wide<T>* dot, CudaStream stream);
 
-/// out [E, N] = Σ of the rows of each expert, each times its scale where that is not null.
+/// out [R]: the weight [T, K] of each row's slot, 0 for a row that stands for none.
+template <class F>
+const char* launch_weight_of_rows(const RowPlanView& plan, const F* weight, F* out, CudaStream stream);
+
+/// out [T, K], zero before: at each row's slot its value [R].
+template <class F>
+const char* launch_slots_of_rows(const RowPlanView& plan, const F* value, F* out, CudaStream stream);
+
 template <class T>
-const char* launch_column_sums(const RowPlanView& plan, const T* rows, const Wide<T>* scale, int64_t width,
-                               Wide<T>* out, CudaStream stream);
+struct ColumnSumsArguments {
+  RowPlanView plan;      ///< only its offsets and experts
+  const T* rows;         ///< [R, N]
+  const Wide<T>* scale;  ///< [R], or null for ones
+  int64_t width;         ///< N
+  bool whole;            ///< of the rows (load_span)
+  Wide<T>* out;          ///< [pieces, E, N]
+};
+
+/// Σ of each expert's rows, each times its scale, in so many pieces that are still to be added.
+template <class T>
+const char* launch_column_sums(const ColumnSumsArguments<T>& arguments, int64_t pieces, CudaStream stream);
+
+/// The matrices [E, size] of the experts whose groups are empty become zero.
+template <class T>
+const char* launch_zero_empty(const int32_t* offsets, int64_t experts, int64_t size, T* matrices, CudaStream stream);
 
 template <class T>
 const char* launch_dropout(const T* x, int64_t count, uint64_t key, uint64_t drop_below, float kept_scale, T* out,

@@ -152,10 +152,12 @@ at::Tensor combine_anywhere(const at::Tensor& rows, const at::Tensor& weight, co
 
 at::Tensor weight_of_rows(const at::Tensor& weight, const RowPlan& plan) {
   const at::Tensor numbers = weight.to(sum_type(weight)).reshape({-1});
+  if (row_kernels_take(numbers)) return weight_of_rows_cuda(numbers, plan);
   return at::cat({numbers, at::zeros({1}, numbers.options())}).index_select(0, plan.slot);
 }
 
 at::Tensor slots_of_rows(const at::Tensor& value, const RowPlan& plan) {
+  if (row_kernels_take(value)) return slots_of_rows_cuda(value, plan);
   at::Tensor out = at::zeros({plan.tokens() * plan.slots() + 1}, value.options());
   out.scatter_(0, plan.slot.to(at::kLong), value);  // rows for no slot all write past the end, what does not matter
   return out.narrow(0, 0, plan.tokens() * plan.slots()).view({plan.tokens(), plan.slots()});

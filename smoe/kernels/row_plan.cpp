@@ -18,6 +18,7 @@
 
 #include "smoe/base/error.h"
 #include "smoe/kernels/expert_rows.h"
+#include "smoe/kernels/row_kernels.h"
 
 namespace smoe {
 namespace {
@@ -72,6 +73,7 @@ c10::SymInt rows_of_slots(const c10::SymInt& slots, const c10::SymInt& experts, 
 
 RowPlan make_row_plan(const at::Tensor& expert, int64_t experts, int64_t align) {
   check(expert, experts, align);
+  if (row_plan_cuda_takes(expert, experts)) return row_plan_cuda(expert, experts, align);
   return expert.is_cpu() ? row_plan_by_counting(expert, experts, align) : row_plan_by_sorting(expert, experts, align);
 }
 

@@ -50,6 +50,9 @@ std::vector<at::Tensor> everything(const Body& run, const MixtureCase& c) {
   return out;
 }
 
+/// What bf16 may differ by from fp64, relative: y, and gradients, where a unit on the other side of ReLU's kink shows.
+double bf16_tolerance(size_t which) { return which == 0 ? 0.03 : 0.1; }
+
 TEST_F(Cuda, TheMixtureAgreesWithTheReferenceInFp64) {
   std::mt19937_64 random(21);
   const char* const names[] = {"y", "x", "weight", "w1", "b1", "w2", "b2"};
@@ -58,12 +61,13 @@ TEST_F(Cuda, TheMixtureAgreesWithTheReferenceInFp64) {
     const std::vector<at::Tensor> want = everything(body("reference").run, c);
     for (const auto& [type, weights_type, tolerance] :
          {std::tuple(at::kDouble, at::kDouble, 1e-10), std::tuple(at::kFloat, at::kFloat, 1e-4),
-          std::tuple(at::kBFloat16, at::kFloat, 0.03), std::tuple(at::kBFloat16, at::kBFloat16, 0.03)}) {
+          std::tuple(at::kBFloat16, at::kFloat, 0.0), std::tuple(at::kBFloat16, at::kBFloat16, 0.0)}) {
       for (const char* name : {"moe_mlp", "grouped"}) {
         const std::vector<at::Tensor> got = everything(body(name).run, on_gpu(c.to(type, weights_type)));
         for (size_t n = 0; n < got.size(); ++n) {
           if (!want[n].defined()) continue;
-          ASSERT_LE((got[n] - want[n]).norm().item<double>(), tolerance * (want[n].norm().item<double>() + 0.1))
+          const double relative = tolerance > 0 ? tolerance : bf16_tolerance(n);
+          ASSERT_LE((got[n] - want[n]).norm().item<double>(), relative * (want[n].norm().item<double>() + 0.1))
               << name << ' ' << type << ' ' << names[n] << ", case " << i << ": " << c.describe();
         }
       }
@@ -80,7 +84,7 @@ TEST_F(Cuda, LargeGroupsEmptyOnesAndOneThatTakesAll) {
     const std::vector<at::Tensor> want = everything(body("moe_mlp").run, c.to(at::kFloat));
     const std::vector<at::Tensor> got = everything(body("moe_mlp").run, on_gpu(c.to(at::kBFloat16, at::kFloat)));
     for (size_t n = 0; n < got.size(); ++n) {
-      EXPECT_LE((got[n] - want[n]).norm().item<double>(), 0.03 * want[n].norm().item<double>()) << n;
+      EXPECT_LE((got[n] - want[n]).norm().item<double>(), bf16_tolerance(n) * want[n].norm().item<double>()) << n;
     }
     EXPECT_EQ(got[3][3].abs().max().item<double>(), 0);  // the gradient of an expert without tokens
   }

@@ -44,6 +44,15 @@ RowPlanView view(const RowPlan& plan) {
           plan.rows()};
 }
 
+/// The bias in its own dtype, or, for odd i, as wide as sums; for rows of so many numbers that it is added to.
+template <class T>
+Biases<T> biases(const at::Tensor& bias, int i, int64_t width) {
+  static at::Tensor wide;  // alive until the next call
+  wide = bias.to(kWideType<T>);
+  const bool whole = width % kSpan<T> == 0;
+  return i % 2 == 0 ? Biases<T>{data<T>(bias), nullptr, whole} : Biases<T>{nullptr, data<Wide<T>>(wide), whole};
+}
+
 template <class T>
 at::Tensor normal(at::IntArrayRef shape) {
   return torch::randn(shape, torch::kFloat64).to(kType<T>);
@@ -83,7 +92,7 @@ TYPED_TEST(RowElements, GatherAndCombine) {
   using T = TypeParam;
   for (int i = 0; i < 40; ++i) {
     const RowPlan plan = random_plan(this->random_);
-    const int64_t D = 1 + i % 7, E = plan.offsets.size(0) - 1;
+    const int64_t D = 1 + i % 17, E = plan.offsets.size(0) - 1;
     const at::Tensor x = normal<T>({plan.tokens(), D}), rows = normal<T>({plan.rows(), D}), bias = normal<T>({E, D});
     const at::Tensor weight = normal<Wide<T>>({plan.tokens(), plan.slots()});
     const at::Tensor gathered = torch::empty_like(rows);
@@ -96,19 +105,38 @@ TYPED_TEST(RowElements, GatherAndCombine) {
       for (const at::Tensor& w : {at::Tensor(), weight}) {
         at::Tensor whole = rows.to(at::kDouble).clone(), got = torch::empty_like(x);
         if (biased) add_expert_bias(whole, bias.to(at::kDouble), plan.offsets);
-        const CombineArguments<T> arguments{
-            view(plan), data<T>(rows), biased ? data<T>(bias) : nullptr, data<Wide<T>>(w), D, data<T>(got)};
-        for (int64_t n = 0; n < x.numel(); ++n) combine_element(arguments, n / D, n % D);
+        const CombineArguments<T> arguments{.plan = view(plan),
+                                            .rows = data<T>(rows),
+                                            .bias = biased ? biases<T>(bias, i, D) : Biases<T>{},
+                                            .weight = data<Wide<T>>(w),
+                                            .width = D,
+                                            .whole = D % kSpan<T> == 0,
+                                            .out = data<T>(got)};
+        for (int64_t t = 0; t < plan.tokens(); ++t) {
+          for (int64_t begin = 0; begin < D; begin += kSpan<T>) {
+            Span<T> sum = {};
+            for (int64_t slot = t * plan.slots(); slot < (t + 1) * plan.slots(); ++slot) {
+              combine_span(arguments, combine_slot(arguments, slot), begin, sum);
+            }
+            store_span(arguments.out + t * D, begin, D, arguments.whole, sum);
+          }
+        }
         expect_near<T>(got, combine_rows(whole, w, plan), "combine");
       }
     }
 
     const at::Tensor of_rows = torch::empty_like(rows), of_weight = torch::zeros_like(weight);
-    const SpreadArguments<T> arguments{view(plan), data<T>(x),       data<T>(rows),           data<Wide<T>>(weight),
-                                       D,          data<T>(of_rows), data<Wide<T>>(of_weight)};
+    const SpreadArguments<T> arguments{.plan = view(plan),
+                                       .gradient = data<T>(x),
+                                       .rows = data<T>(rows),
+                                       .weight = data<Wide<T>>(weight),
+                                       .width = D,
+                                       .whole = D % kSpan<T> == 0,
+                                       .of_rows = data<T>(of_rows),
+                                       .of_weight = data<Wide<T>>(of_weight)};
     for (int64_t row = 0; row < plan.rows(); ++row) {
       Wide<T> dot = 0;
-      for (int64_t d = 0; d < D; ++d) dot += spread_element(arguments, row, d);
+      for (int64_t begin = 0; begin < D; begin += kSpan<T>) dot += spread_span(arguments, row, begin);
       if (view(plan).is_used(row)) data<Wide<T>>(of_weight)[data<int32_t>(plan.slot)[row]] = dot;
     }
     const auto want = combine_rows_backward(x, rows, weight, plan);
@@ -122,7 +150,7 @@ TYPED_TEST(RowElements, HiddenRowsAndTheirGradient) {
   for (int i = 0; i < 48; ++i) {
     const RowPlan plan = random_plan(this->random_);
     const auto activation = static_cast<Activation>(i % 8);
-    const int64_t units = 1 + i % 11, E = plan.offsets.size(0) - 1, R = plan.rows(), D = 3;
+    const int64_t units = 1 + i % 17, E = plan.offsets.size(0) - 1, R = plan.rows(), D = 3;
     const int64_t N = is_gated(activation) ? 2 * units : units;
     const MlpOptions options{activation, i % 3 == 0 ? 0.0 : 0.3, this->random_()};
     const DropoutRule rule(options.dropout_p, options.dropout_key);
@@ -137,14 +165,17 @@ TYPED_TEST(RowElements, HiddenRowsAndTheirGradient) {
     arguments.units = units;
     arguments.function = static_cast<GateFunction>(gate_function(activation));
     arguments.gated = is_gated(activation);
+    arguments.whole = units % kSpan<T> == 0;
+    arguments.keep_pre = true;
     arguments.key = rule.key;
     arguments.drop_below = rule.drop_below;
     arguments.kept_scale = rule.scale;
-    arguments.bias = data<T>(bias);
+    if (bias.defined()) arguments.bias = biases<T>(bias, i / 2, units);
     arguments.pre = data<T>(pre);
     arguments.after = data<T>(after);
     for (int64_t row = 0; row < R; ++row) {
-      for (int64_t quad = 0; 4 * quad < units; ++quad) hidden_quad(arguments, row, quad);
+      const int64_t expert = view(plan).expert_of(row);
+      for (int64_t begin = 0; begin < units; begin += kSpan<T>) hidden_span(arguments, row, expert, begin);
     }
     const at::Tensor want_after = hidden_rows(want_pre, bias, plan, options);
     EXPECT_TRUE(same_bits(used(pre), used(want_pre)));
@@ -154,17 +185,19 @@ TYPED_TEST(RowElements, HiddenRowsAndTheirGradient) {
 
     const at::Tensor weight = normal<Wide<T>>({plan.tokens(), plan.slots()});
     const OutputGradient back{normal<T>({R, D}), normal<T>({R, units}), weight_of_rows(weight, plan), {}};
+    const at::Tensor of_pre = torch::empty_like(pre), through = back.through;
+    const at::Tensor scaled =
+        i % 2 == 0 ? torch::empty_like(after) : through.clone();  // in place of what comes through
     const HiddenGradients want = hidden_rows_backward(want_pre, back, plan, options);
-    const at::Tensor of_pre = torch::empty_like(pre), scaled = torch::empty_like(after);
     const at::Tensor dot = torch::empty({R}, back.scale.options());
     arguments.after = data<T>(scaled);
-    arguments.through = data<T>(back.through);
+    arguments.through = data<T>(i % 2 == 0 ? through : scaled);
     arguments.scale = data<Wide<T>>(back.scale);
     arguments.of_pre = data<T>(of_pre);
     for (int64_t row = 0; row < R; ++row) {
       data<Wide<T>>(dot)[row] = 0;
-      for (int64_t quad = 0; 4 * quad < units; ++quad) {
-        data<Wide<T>>(dot)[row] += hidden_quad_backward(arguments, row, quad);
+      for (int64_t begin = 0; begin < units; begin += kSpan<T>) {
+        data<Wide<T>>(dot)[row] += hidden_span_backward(arguments, row, view(plan).expert_of(row), begin);
       }
     }
     expect_near<T>(used(of_pre), used(want.pre), "the gradient of pre");
@@ -178,14 +211,17 @@ TYPED_TEST(RowElements, ColumnSums) {
   using T = TypeParam;
   for (int i = 0; i < 20; ++i) {
     const RowPlan plan = random_plan(this->random_);
-    const int64_t N = 1 + i % 5, E = plan.offsets.size(0) - 1;
+    const int64_t N = 1 + i % 17, E = plan.offsets.size(0) - 1;
     const at::Tensor rows = normal<T>({plan.rows(), N});
     for (const at::Tensor& scale : {at::Tensor(), normal<Wide<T>>({plan.rows()})}) {
       const at::Tensor got = torch::zeros({E, N}, torch::TensorOptions(kWideType<T>));
-      for (int64_t n = 0; n < got.numel(); ++n) {
+      for (int64_t e = 0; e < E; ++e) {
         for (int64_t line = 0; line < 8; ++line) {
-          data<Wide<T>>(got)[n] +=
-              column_sum(view(plan), data<T>(rows), data<Wide<T>>(scale), N, n / N, n % N, line, 8);
+          for (int64_t n = 0; n < N; ++n) {
+            const Span<T> sums = column_sums_span(view(plan), data<T>(rows), data<Wide<T>>(scale), N, N % kSpan<T> == 0,
+                                                  e, n / kSpan<T> * kSpan<T>, line, 8);
+            data<Wide<T>>(got)[e * N + n] += sums.at[n % kSpan<T>];
+          }
         }
       }
       const at::Tensor want = expert_bias_gradient(rows, plan.offsets, scale, kWideType<T>, GemmBody::kPlain);

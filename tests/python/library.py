@@ -1,7 +1,8 @@
 """What the tests from Python share: torch with the built library's operators in it, and mixtures written out plainly.
 
 They run in a Python whose torch is the LibTorch that the build linked against (SMOE_TORCH), which scripts/bootstrap put
-into .venv; SMOE_LIBRARY names the library. A test file runs alone too:
+into .venv; SMOE_LIBRARY names the library. SMOE_TEST_DEVICE says where tensors are, cpu without it. A test file runs
+alone too:
 
     SMOE_LIBRARY=build/release/libsmoe.so .venv/bin/python tests/python/operator_test.py
 """
@@ -11,6 +12,7 @@ import pathlib
 import sys
 
 SOURCE = pathlib.Path(__file__).resolve().parents[2]
+DEVICE = os.environ.get("SMOE_TEST_DEVICE", "cpu")
 
 
 def load():
@@ -22,6 +24,8 @@ def load():
     linked = os.environ.get("SMOE_TORCH")
     if linked and not os.path.samefile(linked, pathlib.Path(torch.__file__).parent):
         return None, f"the library is built against {linked}, which is not this Python's torch"
+    if DEVICE == "cuda" and not torch.cuda.is_available():
+        return None, "torch sees no GPU"
     path = os.environ.get("SMOE_LIBRARY")
     if not path:
         sys.exit("SMOE_LIBRARY must name the library that is tested, such as build/release/libsmoe.so")
