@@ -13,6 +13,7 @@
 #include "smoe/base/error.h"
 #include "smoe/kernels/dropout.h"
 #include "smoe/kernels/kernel_choice.h"
+#include "smoe/kernels/relative_softmax.h"
 
 namespace smoe {
 namespace {
@@ -36,6 +37,38 @@ void check(const RelativeAttentionInput& in) {
           in.key_value.scalar_type(), " and ", in.position.scalar_type());
 }
 
+double scale_of(const RelativeAttentionInput& in) { return 1.0 / std::sqrt(static_cast<double>(in.query.size(3))); }
+
+/// The probabilities [N·B, S, L] in the dtype of the scores' two terms, of which the second is not yet shifted.
+at::Tensor probabilities_reference(const RelativeAttentionInput& in, const at::Tensor& content,
+                                   const at::Tensor& relative) {
+  const int64_t S = content.size(1), L = content.size(2);
+  const auto type = content.scalar_type(), sum_type = type == at::kDouble ? at::kDouble : at::kFloat;
+  const at::Tensor score = (content.to(sum_type) + relative_shift(relative.to(sum_type))) * scale_of(in);
+  const at::Tensor hidden = hidden_keys(S, L - S, in.window, content.device());
+  const at::Tensor visible = score.masked_fill(hidden, -std::numeric_limits<double>::infinity());
+  return dropout(at::softmax(visible, -1), in.dropout, in.dropout_key).to(type);
+}
+
+/// The body out of products, with `probabilities` between them.
+template <class Probabilities>
+at::Tensor attention_by_products(const RelativeAttentionInput& in, const Probabilities& probabilities) {
+  const int64_t B = in.query.size(0), S = in.query.size(1), N = in.query.size(2), P = in.query.size(3);
+  const int64_t L = in.key_value.size(1);
+  const auto type = in.query.scalar_type(), sum_type = type == at::kDouble ? at::kDouble : at::kFloat;
+  // Heads first, so that the position term is one product for the whole batch: [N, B, S, P].
+  const at::Tensor query = in.query.to(sum_type).permute({2, 0, 1, 3});
+  const at::Tensor key_value = in.key_value.permute({2, 3, 0, 1, 4});
+  const at::Tensor key = key_value[0].reshape({N * B, L, P}), value = key_value[1].reshape({N * B, L, P});
+  const at::Tensor place = in.position.permute({1, 2, 0});  // [N, P, L]
+
+  const at::Tensor u = in.content_bias.view({N, 1, 1, P}), v = in.position_bias.view({N, 1, 1, P});
+  const at::Tensor content = at::matmul((query + u).to(type).reshape({N * B, S, P}), key.transpose(1, 2));
+  const at::Tensor relative = at::matmul((query + v).to(type).reshape({N, B * S, P}), place).view({N * B, S, L});
+  const at::Tensor mixed = at::matmul(probabilities(content, relative), value);  // [N·B, S, P]
+  return mixed.view({N, B, S, P}).permute({1, 2, 0, 3}).reshape({B, S, N * P});
+}
+
 }  // namespace
 
 at::Tensor hidden_keys(int64_t segment, int64_t memory, int64_t window, at::Device device) {
@@ -54,30 +87,19 @@ at::Tensor relative_shift(const at::Tensor& x) {
 }
 
 at::Tensor relative_attention_reference(const RelativeAttentionInput& in) {
-  const int64_t B = in.query.size(0), S = in.query.size(1), N = in.query.size(2), P = in.query.size(3);
-  const int64_t L = in.key_value.size(1);
-  const auto type = in.query.scalar_type(), sum_type = type == at::kDouble ? at::kDouble : at::kFloat;
-  // Heads first, so that the position term is one product for the whole batch: [N, B, S, P].
-  const at::Tensor query = in.query.to(sum_type).permute({2, 0, 1, 3});
-  const at::Tensor key_value = in.key_value.permute({2, 3, 0, 1, 4});
-  const at::Tensor key = key_value[0].reshape({N * B, L, P}), value = key_value[1].reshape({N * B, L, P});
-  const at::Tensor place = in.position.permute({1, 2, 0});  // [N, P, L]
-
-  const at::Tensor u = in.content_bias.view({N, 1, 1, P}), v = in.position_bias.view({N, 1, 1, P});
-  const at::Tensor content = at::matmul((query + u).to(type).reshape({N * B, S, P}), key.transpose(1, 2)).to(sum_type);
-  const at::Tensor relative =
-      at::matmul((query + v).to(type).reshape({N, B * S, P}), place).to(sum_type).view({N * B, S, L});
-  at::Tensor score = (content + relative_shift(relative)) * (1.0 / std::sqrt(static_cast<double>(P)));
-  score =
-      score.masked_fill(hidden_keys(S, L - S, in.window, in.query.device()), -std::numeric_limits<double>::infinity());
-  const at::Tensor probability = dropout(at::softmax(score, -1), in.dropout, in.dropout_key);
-  const at::Tensor mixed = at::matmul(probability.to(type), value);  // [N·B, S, P]
-  return mixed.view({N, B, S, P}).permute({1, 2, 0, 3}).reshape({B, S, N * P});
+  return attention_by_products(in, [&](const at::Tensor& content, const at::Tensor& relative) {
+    return probabilities_reference(in, content, relative);
+  });
 }
 
 at::Tensor relative_attention(const RelativeAttentionInput& input) {
   check(input);
   if (!reference_kernels_forced() && relative_attention_cpu_takes(input)) return relative_attention_cpu(input);
+  if (!reference_kernels_forced() && input.dropout == 0 && relative_softmax_takes(input.query)) {
+    return attention_by_products(input, [&](const at::Tensor& content, const at::Tensor& relative) {
+      return relative_softmax(content, relative, scale_of(input), input.window);
+    });
+  }
   return relative_attention_reference(input);
 }
 

@@ -3,6 +3,7 @@
 #include <ATen/Parallel.h>
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/core/grad_mode.h>
+#include <ATen/ops/_foreach_norm.h>
 #include <ATen/ops/_fused_adam.h>
 #include <ATen/ops/_fused_adamw.h>
 #include <ATen/ops/dot.h>
@@ -50,18 +51,21 @@ TrainOptimizer::TrainOptimizer(const torch::nn::Module& model, OptimizerConfig c
 double TrainOptimizer::gradient_norm() const {
   const ProfiledPart part("smoe.optimizer");
   const at::NoGradGuard no_grad;
-  std::vector<at::Tensor> pieces;
+  std::vector<at::Tensor> gradients, pieces;
   bool on_cpu = true;
   for (const Entry& entry : entries_) {
     if (!entry.parameter.grad().defined()) continue;
-    const at::Tensor gradient = entry.parameter.grad().contiguous().view({-1});
-    on_cpu = on_cpu && gradient.is_cpu();
+    gradients.push_back(entry.parameter.grad().contiguous().view({-1}));
+    on_cpu = on_cpu && gradients.back().is_cpu();
+  }
+  if (gradients.empty()) return 0;
+  if (!on_cpu) return at::stack(at::_foreach_norm(gradients)).to(at::kDouble).square().sum().sqrt().item<double>();
+  for (const at::Tensor& gradient : gradients) {
     for (const at::Tensor& piece : gradient.split(kNormPiece)) pieces.push_back(piece);
   }
-  if (pieces.empty()) return 0;
   const auto count = static_cast<int64_t>(pieces.size());
   std::vector<at::Tensor> squares(pieces.size());
-  at::parallel_for(0, count, on_cpu ? 1 : count, [&](int64_t begin, int64_t end) {
+  at::parallel_for(0, count, 1, [&](int64_t begin, int64_t end) {
     const at::AutoDispatchBelowADInplaceOrView no_autograd;
     const OneThreadProducts one_thread;
     for (auto i = static_cast<size_t>(begin); std::cmp_less(i, end); ++i) {

@@ -1,5 +1,6 @@
 #include "smoe/kernels/attention.h"
 
+#include <ATen/Context.h>
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -41,11 +42,11 @@ RelativeAttentionInput random_input(const Lengths& l, uint64_t seed) {
           .dropout_key = seed};
 }
 
-/// The inputs rounded to a dtype, biases to fp32 where that is lower, as leaves that ask for a gradient.
-RelativeAttentionInput cast(const RelativeAttentionInput& in, at::ScalarType type) {
+/// The inputs rounded to a dtype, biases to fp32 where that is lower, as leaves on a device that ask for a gradient.
+RelativeAttentionInput cast(const RelativeAttentionInput& in, at::ScalarType type, at::Device device = at::kCPU) {
   const auto bias = type == at::kDouble ? at::kDouble : at::kFloat;
-  const auto leaf = [](const at::Tensor& x, at::ScalarType to) {
-    return x.detach().to(to, /*non_blocking=*/false, /*copy=*/true).requires_grad_();
+  const auto leaf = [&](const at::Tensor& x, at::ScalarType to) {
+    return x.detach().to(device, to, /*non_blocking=*/false, /*copy=*/true).requires_grad_();
   };
   RelativeAttentionInput out = in;
   out.query = leaf(in.query, type);
@@ -62,7 +63,7 @@ using Attention = at::Tensor (*)(const RelativeAttentionInput&);
 std::vector<at::Tensor> run(Attention attention, const RelativeAttentionInput& in) {
   const at::Tensor out = attention(in);
   const at::Tensor weight = torch::sin(torch::arange(out.numel(), torch::kDouble) * 1.7).view(out.sizes());
-  out.backward(weight.to(out.scalar_type()));
+  out.backward(weight.to(out.options()));
   return {out.detach(),       in.query.grad(),        in.key_value.grad(),
           in.position.grad(), in.content_bias.grad(), in.position_bias.grad()};
 }
@@ -89,24 +90,44 @@ TEST(Attention, GradientsOfTheReference) {
   }
 }
 
-TEST(Attention, BlocksEqualTheReference) {
+/// What run() gives is about as near to `want`, in fp64, as what the plain body gives in that dtype.
+void expect_as_near(const std::vector<at::Tensor>& got, const std::vector<at::Tensor>& plain,
+                    const std::vector<at::Tensor>& want, const Lengths& l) {
   const char* names[] = {"out", "query", "key_value", "position", "content_bias", "position_bias"};
+  const auto type = plain[0].scalar_type();
+  const double slack = type == at::kDouble ? 1e-13 : type == at::kFloat ? 2e-6 : 1e-2;
+  for (size_t i = 0; i < want.size(); ++i) {
+    const auto error = [&](const at::Tensor& x) {
+      // Some gradients are nothing: that of the only key's score, say. The terms of their sums are about 1.
+      const double size = std::max(want[i].norm().item<double>(), 0.5 * std::sqrt(want[i].numel()));
+      return (x.to(at::kCPU, at::kDouble) - want[i]).norm().item<double>() / size;
+    };
+    EXPECT_EQ(got[i].scalar_type(), plain[i].scalar_type());
+    EXPECT_LT(error(got[i]), 2 * error(plain[i]) + slack)
+        << type << ' ' << l << ": " << names[i] << ", the plain body's error is " << error(plain[i]);
+  }
+}
+
+TEST(Attention, BlocksEqualTheReference) {
   for (const auto type : {at::kFloat, at::kBFloat16}) {
     for (const Lengths& l : kLengths) {
       const RelativeAttentionInput exact = cast(random_input(l, 3), type), in = cast(exact, type);
       if (!relative_attention_cpu_takes(in)) GTEST_SKIP() << "no block microkernels here";
       const auto want = run(relative_attention_reference, cast(exact, at::kDouble));
       const auto plain = run(relative_attention_reference, cast(exact, type)), got = run(relative_attention_cpu, in);
-      for (size_t i = 0; i < want.size(); ++i) {
-        const auto error = [&](const at::Tensor& x) {
-          // Some gradients are nothing: that of the only key's score, say. The terms of their sums are about 1.
-          const double size = std::max(want[i].norm().item<double>(), 0.5 * std::sqrt(want[i].numel()));
-          return (x.to(torch::kDouble) - want[i]).norm().item<double>() / size;
-        };
-        EXPECT_EQ(got[i].scalar_type(), plain[i].scalar_type());
-        EXPECT_LT(error(got[i]), 2 * error(plain[i]) + (type == at::kFloat ? 2e-6 : 1e-2))
-            << type << ' ' << l << ": " << names[i] << ", the plain body's error is " << error(plain[i]);
-      }
+      expect_as_near(got, plain, want, l);
+    }
+  }
+}
+
+TEST(Attention, OnAGpuEqualsTheReference) {
+  if (!at::hasCUDA()) GTEST_SKIP() << "LibTorch sees no GPU";
+  for (const auto type : {at::kDouble, at::kFloat, at::kBFloat16}) {
+    for (const Lengths& l : kLengths) {
+      const RelativeAttentionInput exact = cast(random_input(l, 3), type);
+      const auto want = run(relative_attention_reference, cast(exact, at::kDouble));
+      const auto plain = run(relative_attention_reference, cast(exact, type));
+      expect_as_near(run(relative_attention, cast(exact, type, at::kCUDA)), plain, want, l);
     }
   }
 }

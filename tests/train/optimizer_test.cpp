@@ -1,5 +1,6 @@
 #include "smoe/train/optimizer.h"
 
+#include <ATen/Context.h>
 #include <gtest/gtest.h>
 #include <torch/nn/utils/clip_grad.h>
 #include <torch/optim/adam.h>
@@ -114,6 +115,24 @@ TEST(TrainOptimizer, TheNumberOfThreadsDoesNotShow) {
     }
     EXPECT_EQ(norms.back(), norms[0]);
   }
+}
+
+TEST(TrainOptimizer, OnAGpuTakesTheSameSteps) {
+  if (!at::hasCUDA()) GTEST_SKIP() << "LibTorch sees no GPU";
+  Parameters here(torch::kFloat), there(torch::kFloat);
+  there.to(at::kCUDA);
+  TrainOptimizer first(here, {.weight_decay = 0.01}), second(there, {.weight_decay = 0.01});
+  for (int i = 0; i < 3; ++i) {
+    here.set_gradients(3, 1);
+    there.set_gradients(3, 1);
+    for (const at::Tensor& p : trainable(there)) p.mutable_grad() = p.grad().to(at::kCUDA);
+    const double norm = first.gradient_norm();
+    EXPECT_NEAR(second.gradient_norm(), norm, 1e-5 * norm);
+    first.step(0.01, norm);
+    second.step(0.01, norm);
+  }
+  const auto want = trainable(here), got = trainable(there);
+  for (size_t i = 0; i < want.size(); ++i) EXPECT_TRUE(torch::allclose(got[i].cpu(), want[i], 1e-5, 1e-6)) << i;
 }
 
 TEST(TrainOptimizer, CountsTheVersionOfWhatItChanges) {
