@@ -76,7 +76,8 @@ at::Tensor make_routing(const LayerShape& shape, Spread spread, uint64_t seed) {
   return expert;
 }
 
-LayerCase LayerCase::make(const LayerShape& shape, at::ScalarType type, Activation activation, Spread spread) {
+LayerCase LayerCase::make(const LayerShape& shape, at::ScalarType type, Activation activation, Spread spread,
+                          at::Device device) {
   shape.check();
   const int64_t halves = is_gated(activation) ? 2 : 1;
   check_memory(shape, halves);
@@ -90,6 +91,10 @@ LayerCase LayerCase::make(const LayerShape& shape, at::ScalarType type, Activati
                             .b1 = normal({E, halves * H}, 0.1, "b1"),
                             .w2 = normal({E, D, H}, 1 / std::sqrt(static_cast<double>(H)), "w2"),
                             .b2 = normal({E, D}, 0.1, "b2")}};
+  for (at::Tensor* t :
+       {&out.x, &out.expert, &out.weight, &out.weights.w1, &out.weights.b1, &out.weights.w2, &out.weights.b2}) {
+    *t = t->to(device);
+  }
   return out;
 }
 
@@ -104,7 +109,8 @@ int64_t LayerCase::expert_bytes() const {
 
 std::string LayerCase::kernel() const {
   if (forced_kernels() != KernelChoice::kAny) return name_of(forced_kernels());
-  return moe_mlp_cpu_takes(x, weights, activation) ? "cpu" : "reference";
+  if (moe_mlp_cpu_takes(x, weights, activation)) return "cpu";
+  return moe_mlp_grouped_is_for(x) ? "grouped" : "reference";
 }
 
 at::Tensor LayerCase::forward() const { return moe_mlp(x, expert, weight, weights, activation, 0, 0); }

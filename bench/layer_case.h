@@ -31,8 +31,9 @@ struct LayerCase {
   at::Tensor expert, weight;  ///< [T, K] int32, fp32
   MlpWeights weights;
 
-  /// Random numbers, the same for the same arguments. Throws UserError for what does not fit into memory.
-  static LayerCase make(const LayerShape& shape, at::ScalarType type, Activation activation, Spread spread);
+  /// Random numbers, the same for the same arguments on every device. Throws UserError for what does not fit into memory.
+  static LayerCase make(const LayerShape& shape, at::ScalarType type, Activation activation, Spread spread,
+                        at::Device device = at::kCPU);
 
   /// Multiply-adds of the forward pass times two, in the products of the experts.
   double forward_flops() const;

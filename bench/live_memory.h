@@ -1,6 +1,7 @@
 // How much memory LibTorch's tensors take while something runs.
 #pragma once
 
+#include <c10/core/Device.h>
 #include <c10/util/ThreadLocalDebugInfo.h>
 
 #include <cstdint>
@@ -8,12 +9,13 @@
 
 namespace smoe::bench {
 
-/// Counts the bytes of tensors that the calling thread takes and gives back while this object lives, as LibTorch's CPU
-/// allocator reports them to profilers. Tensors made before must not be freed meanwhile. What kernels take for their own
-/// threads (tiles in the cache) is not a tensor and not counted.
+/// Counts the bytes of tensors on a device that are taken and given back while this object lives: on a CPU those that the
+/// calling thread takes, as LibTorch's allocator reports them to profilers, on a GPU all, as its allocator counts them
+/// itself. Tensors made before must not be freed meanwhile. What kernels take for their own threads (tiles in the cache) is
+/// not a tensor and not counted.
 class LiveMemory {
  public:
-  LiveMemory();
+  explicit LiveMemory(c10::Device device);
   ~LiveMemory();
   LiveMemory(const LiveMemory&) = delete;
   LiveMemory& operator=(const LiveMemory&) = delete;
@@ -24,6 +26,8 @@ class LiveMemory {
 
  private:
   class Counter;
+  c10::Device device_;
+  int64_t before_ = 0;  // on a GPU
   std::shared_ptr<Counter> counter_;
   std::unique_ptr<c10::DebugInfoGuard> guard_;
 };

@@ -10,6 +10,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "smoe/tensor/gpu.h"
 #include "smoe/tensor/torch_compat.h"
 
 namespace smoe::bench {
@@ -65,11 +66,13 @@ nlohmann::ordered_json machine() {
   std::string cpu = cpuinfo("model name");
   if (cpu.empty()) cpu = "unknown";
   const Caches size = caches();
+  const std::string gpu = gpu_name();
   return {{"cpu", cpu},
           {"features", features()},
           {"cores", std::thread::hardware_concurrency()},
           {"caches", {{"l1_bytes", size.l1}, {"l2_bytes", size.l2}, {"l3_bytes", size.l3}}},
           {"memory_bytes", physical_memory()},
+          {"gpu", gpu.empty() ? nlohmann::ordered_json(nullptr) : nlohmann::ordered_json(gpu)},
           {"libtorch", libtorch_version()}};
 }
 

@@ -19,7 +19,7 @@ Caches caches();
 int64_t physical_memory();
 
 /// {"cpu": the model's name, "features": the instruction sets that kernels here may use, "cores", "caches",
-/// "memory_bytes", "libtorch"}.
+/// "memory_bytes", "gpu": the name or null, "libtorch"}.
 nlohmann::ordered_json machine();
 
 }  // namespace smoe::bench

@@ -14,12 +14,14 @@
 
 #include <nlohmann/json.hpp>
 
+#include "bench/live_memory.h"
 #include "bench/machine.h"
 #include "bench/profile.h"
 #include "bench/samples_json.h"
 #include "smoe/base/error.h"
 #include "smoe/base/file.h"
 #include "smoe/kernels/kernel_choice.h"
+#include "smoe/tensor/gpu.h"
 #include "smoe/train/trainer.h"
 
 namespace smoe::bench {
@@ -92,8 +94,9 @@ int64_t peak_rss_bytes() {
 /// The seconds of the parts of each step.
 class StepClock {
  public:
-  explicit StepClock(Trainer& trainer) {
-    trainer.listen([this](const char* part) {
+  StepClock(Trainer& trainer, at::Device device) {
+    trainer.listen([this, device](const char* part) {
+      wait_for(device);
       const auto now = std::chrono::steady_clock::now();
       if (steps_.empty()) return;
       if (std::find(names_.begin(), names_.end(), part) == names_.end()) names_.emplace_back(part);
@@ -196,6 +199,7 @@ Json describe(const Recipe& recipe, const StepOptions& options, Trainer& trainer
   for (const at::Tensor& parameter : trainer.model().parameters()) parameters += parameter.numel();
   return {{"k", has_k(recipe) ? Json(options.k) : Json(nullptr)},
           {"dtype", train.dtype},
+          {"device", train.device},
           {"threads", at::get_num_threads()},
           {"kernel", name_of(forced_kernels())},
           {"batch", train.batch},
@@ -229,9 +233,11 @@ Json measure_step(Recipe recipe, const StepOptions& options) {
   prepare(recipe, options, folder.path(), warm_up + options.repeat + kProfiledSteps + 1);
   recipe.check();
   const int64_t rss_before = peak_rss_bytes();
+  const at::Device device = recipe.train.device == "cuda" ? at::Device(at::kCUDA, 0) : at::Device(at::kCPU);
+  const auto gpu = device.is_cpu() ? nullptr : std::make_unique<LiveMemory>(device);
   Trainer trainer(RunFolder::create(folder.path() / "run", recipe), recipe);
   for (int64_t i = 0; i < warm_up; ++i) trainer.train_step(nullptr);
-  StepClock clock(trainer);
+  StepClock clock(trainer, device);
   Trainer::StepResult last;
   for (int64_t i = 0; i < options.repeat; ++i) {
     clock.begin_step();
@@ -239,6 +245,7 @@ Json measure_step(Recipe recipe, const StepOptions& options) {
   }
   trainer.listen(nullptr);
   const int64_t rss = peak_rss_bytes();
+  const Json gpu_bytes = gpu ? Json(gpu->peak()) : Json(nullptr);
 
   const TrainConfig& train = recipe.train;
   const Samples totals = clock.totals();
@@ -252,6 +259,7 @@ Json measure_step(Recipe recipe, const StepOptions& options) {
   json["loss"] = last.loss;
   json["peak_rss_bytes"] = rss;
   json["start_rss_bytes"] = rss_before;
+  json["peak_gpu_bytes"] = gpu_bytes;
   if (options.profile) json["profile"] = profile_steps(trainer);
   add_evaluations(json, trainer, train, options.eval_k);
   json["machine"] = machine();

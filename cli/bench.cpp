@@ -24,6 +24,10 @@ void BenchOptions::apply() const {
   require(repeat >= 1 && repeat <= 100'000, "--repeat must be between 1 and 100000, got ", repeat);
 }
 
+void add_device_option(CLI::App& part, BenchOptions& options) {
+  part.add_option("--device", options.compute.device, "cpu or cuda, default cpu")->type_name("NAME");
+}
+
 void LayerArguments::add_to(CLI::App& part, const std::string& example) {
   part.add_option("--shape", shapes, "experts E, width D, expert width H, tokens T, experts a token K: " + example)
       ->type_name("SHAPE")
@@ -58,6 +62,7 @@ void print_json(const std::vector<nlohmann::ordered_json>& results) {
 }
 
 std::string machine_text(const nlohmann::ordered_json& result) {
+  if (result.value("device", "cpu") == "cuda") return result["machine"]["gpu"].get<std::string>();
   const auto threads = result["threads"].get<int64_t>();
   return concat(threads, threads == 1 ? " thread, " : " threads, ", result["machine"]["cpu"].get<std::string>());
 }

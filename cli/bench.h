@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include <c10/core/Device.h>
 #include <nlohmann/json_fwd.hpp>
 
 #include "cli/verbs.h"
@@ -18,9 +19,13 @@ struct BenchOptions {
   bool json = false;
 
   void add_to(CLI::App& part, const std::string& what_is_repeated);
-  /// Sets the threads; throws UserError for a --repeat that makes no sense.
+  /// Sets the threads; throws UserError for a --repeat that makes no sense, or a device that is not there.
   void apply() const;
+  c10::Device device() const { return {compute.device.empty() ? "cpu" : compute.device}; }
 };
+
+/// --device, for what can be measured on a GPU too.
+void add_device_option(CLI::App& part, BenchOptions& options);
 
 /// --shape, --dtype, --activation and --kernel of a layer.
 struct LayerArguments {
@@ -37,7 +42,7 @@ void choose_kernel(const std::string& kernel);
 /// Prints one result as an object, several as an array.
 void print_json(const std::vector<nlohmann::ordered_json>& results);
 
-/// "2 threads, AMD EPYC", from the fields of a result.
+/// "2 threads, AMD EPYC", or the GPU's name, from the fields of a result.
 std::string machine_text(const nlohmann::ordered_json& result);
 
 void add_bench_layer(CLI::App& bench, Program& program);   // bench_layer.cpp

@@ -65,7 +65,8 @@ int bench_layer(const LayerBench& arguments) {
   const bench::LayerOptions options{.type = bench::parse_dtype(arguments.layer.dtype),
                                     .activation = parse_activation(arguments.layer.activation),
                                     .spread = bench::parse_spread(arguments.routing),
-                                    .repeat = arguments.options.repeat};
+                                    .repeat = arguments.options.repeat,
+                                    .device = arguments.options.device()};
   const std::vector<bench::LayerShape> shapes = shapes_of(arguments);
   std::vector<nlohmann::ordered_json> results;
   for (const bench::LayerShape& shape : shapes) results.push_back(bench::measure_layer(shape, options));
@@ -80,11 +81,11 @@ int bench_layer(const LayerBench& arguments) {
 }  // namespace
 
 void add_bench_layer(CLI::App& bench, Program& program) {
-  CLI::App* part =
-      add_verb(bench, "layer", "time a mixture of experts, forward and backward, beside the processor's peak",
-               concat("smoe bench layer --shape ", kLayerExample,
-                      " --dtype bf16 --threads 1\n"
-                      "  smoe bench layer --shape E16,D256,H512,T2048 --k 1,2,4,8,16 --json"));
+  CLI::App* part = add_verb(bench, "layer",
+                            "time a mixture of experts, forward and backward, beside the peak of the processor or GPU",
+                            concat("smoe bench layer --shape ", kLayerExample,
+                                   " --dtype bf16 --threads 1\n"
+                                   "  smoe bench layer --shape E16,D256,H512,T2048 --k 1,2,4,8,16 --json"));
   const auto arguments = std::make_shared<LayerBench>();
   arguments->layer.add_to(*part, concat(kLayerExample, "; may stand more than once"));
   part->add_option("--k", arguments->k, "measure each shape at these K: numbers with commas between them")
@@ -95,6 +96,7 @@ void add_bench_layer(CLI::App& bench, Program& program) {
       ->capture_default_str()
       ->type_name("NAME");
   arguments->options.add_to(*part, "rounds, of which the median is reported");
+  add_device_option(*part, arguments->options);
   part->callback([&program, arguments] { program.work = [arguments] { return bench_layer(*arguments); }; });
 }
 

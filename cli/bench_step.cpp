@@ -29,9 +29,9 @@ Recipe recipe_of(const StepBench& arguments) {
   for (const std::string& assignment : arguments.set) set_field(fields, assignment);
   if (!arguments.dtype.empty()) set_field(fields, "train.dtype=" + arguments.dtype);
   if (arguments.options.compute.threads > 0) recipe.train.threads = arguments.options.compute.threads;
+  if (!arguments.options.compute.device.empty()) recipe.train.device = arguments.options.compute.device;
   recipe.data.path = arguments.data;
   recipe.check();
-  require(recipe.train.device == "cpu", "bench step: measures on the CPU; leave train.device out");
   return recipe;
 }
 
@@ -82,8 +82,9 @@ void print_result(const nlohmann::ordered_json& r) {
               r["recipe"].get<std::string>().c_str(), k.c_str(), r["dtype"].get<std::string>().c_str(),
               r["batch"].get<long long>(), r["segment"].get<long long>(), r["memory"].get<long long>(),
               r["parameters"].get<double>() / 1e6, machine_text(r).c_str());
+  const nlohmann::ordered_json& peak = r[r["peak_gpu_bytes"].is_null() ? "peak_rss_bytes" : "peak_gpu_bytes"];
   std::printf("training    %10.0f tokens/s, peak of %.0f MiB, loss %.3f\n", r["tokens_per_second"].get<double>(),
-              r["peak_rss_bytes"].get<double>() / (1 << 20), r["loss"].get<double>());
+              peak.get<double>() / (1 << 20), r["loss"].get<double>());
   for (const auto& [part, ms] : r["train_ms"].items())
     std::printf("  %-10s %9.2f ms\n", part.c_str(), ms.get<double>());
   for (const nlohmann::ordered_json& eval : r["eval"]) {
@@ -127,6 +128,7 @@ void add_bench_step(CLI::App& bench, Program& program) {
   part->add_option("--dtype", arguments->dtype, "fp32 or bf16 matrix products (train.dtype)")->type_name("NAME");
   add_kernel_option(*part, arguments->kernel);
   part->add_flag("--profile", arguments->profile, "tell where the time goes, by part of the model and operator");
+  add_device_option(*part, arguments->options);
   arguments->options.add_to(*part, "training steps whose time is taken");
   part->callback([&program, arguments] { program.work = [arguments] { return bench_step(*arguments); }; });
 }

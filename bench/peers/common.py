@@ -75,6 +75,19 @@ def timed(function):
     return time.perf_counter() - start
 
 
+def timed_on_gpu(function, calls=10):
+    """Seconds of one of so many calls that wait for each other only on the GPU."""
+    import torch  # not before the variables above are set
+
+    def all_calls():
+        for _ in range(calls):
+            function()
+        torch.cuda.synchronize()
+
+    torch.cuda.synchronize()
+    return timed(all_calls) / calls
+
+
 # --- results ---------------------------------------------------------------------------------------------------------
 
 def machine():
@@ -116,6 +129,11 @@ class Output:
         for row in [cells[0], ruler, *cells[1:]]:
             padded = [row[0].ljust(widths[0])] + [cell.rjust(width) for cell, width in zip(row[1:], widths[1:])]
             self.say("| " + " | ".join(padded) + " |")
+
+
+def place(device, threads):
+    """Where something was computed, in words."""
+    return "GPU" if device == "cuda" else f"{threads} thread{'s' * (threads > 1)}"
 
 
 def mebibytes(count):

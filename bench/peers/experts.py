@@ -39,7 +39,8 @@ class Experts(torch.nn.Module):
 
 def computed_in(tensor):
     """The tensor in autocast's dtype, where that is on."""
-    return tensor.to(torch.get_autocast_dtype("cpu")) if torch.is_autocast_enabled("cpu") else tensor
+    device = tensor.device.type
+    return tensor.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else tensor
 
 
 def smoe(weights, x, expert, weight):
@@ -51,7 +52,7 @@ def loop(weights, x, expert, weight, indexed=False):
 
     Where the parameter is `indexed`, as transformers does, each expert's gradient is as large as all of them are.
     """
-    y = torch.zeros(x.shape, dtype=torch.promote_types(computed_in(x).dtype, weight.dtype))
+    y = torch.zeros(x.shape, dtype=torch.promote_types(computed_in(x).dtype, weight.dtype), device=x.device)
     x = computed_in(x)
     with torch.no_grad():
         chosen = F.one_hot(expert, weights.num_experts).permute(2, 1, 0)
@@ -75,7 +76,7 @@ def to_tokens(rows, order, expert):
     """The sum over each token's slots of rows that stand in `order`."""
     T, K = expert.shape
     place = torch.empty_like(order)
-    place[order] = torch.arange(order.numel())
+    place[order] = torch.arange(order.numel(), device=order.device)
     return rows.index_select(0, place).view(T, K, -1).sum(dim=1)
 
 
@@ -105,7 +106,7 @@ def grouped_mm(weights, x, expert, weight):
 def all_experts(weights, x, expert, weight):
     """No gathering: every expert computes every token, and those that were not chosen count nothing."""
     E, D, H = weights.w2.shape
-    share = torch.zeros(x.size(0), E, dtype=weight.dtype).scatter(1, expert, weight)
+    share = torch.zeros(x.size(0), E, dtype=weight.dtype, device=x.device).scatter(1, expert, weight)
     hidden = F.linear(x, weights.w1.flatten(0, 1), None if weights.b1 is None else weights.b1.flatten())
     hidden = weights.activate(hidden.view(x.size(0), E, -1))
     hidden = (hidden * share.to(hidden.dtype)[:, :, None]).view(x.size(0), E * H)

@@ -42,7 +42,9 @@ def parse_arguments():
     parser.add_argument("--shape", action="append", type=parse_shape, metavar="E16,D256,H512,T2048,K8",
                         help=f"may be repeated; default {' '.join(SHAPES)}")
     parser.add_argument("--dtype", default="fp32,bf16", help="fp32, bf16 or both; default %(default)s")
-    parser.add_argument("--threads", default="1,2", type=common.numbers, help="default 1,2")
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"], help="default %(default)s")
+    parser.add_argument("--threads", default="1,2", type=common.numbers,
+                        help="default %(default)s; with --device cuda the first, of the CPU that gives the GPU its work")
     parser.add_argument("--activation", default="relu", choices=["relu", "swiglu"],
                         help="relu has biases, swiglu has none; default %(default)s")
     parser.add_argument("--repeat", default=9, type=int,
@@ -57,6 +59,10 @@ def parse_arguments():
         parser.error(f"--dtype is {' or '.join(common.DTYPES)}, not {arguments.dtype}")
     if min(arguments.threads) < 1 or arguments.repeat < 1:
         parser.error("--threads and --repeat are at least 1")
+    if arguments.device == "cuda":
+        if not torch.cuda.is_available():
+            parser.error("--device cuda: torch sees no GPU")
+        arguments.threads = arguments.threads[:1]
     arguments.shape = arguments.shape or [parse_shape(text) for text in SHAPES]
     arguments.names = arguments.only.split(",") if arguments.only else [*IMPLEMENTATIONS, DENSE]
     unknown = set(arguments.names) - {*IMPLEMENTATIONS, DENSE}
@@ -68,16 +74,21 @@ def parse_arguments():
 class Case:
     """One shape in one dtype: inputs, weights, and the dense network that does as much arithmetic."""
 
-    def __init__(self, shape, activation, dtype):
+    def __init__(self, shape, activation, dtype, device):
         torch.manual_seed(1)
         E, D, H, T, K = (shape[letter] for letter in "EDHTK")
         self.shape, self.activation, self.dtype = shape, activation, dtype
-        self.weights, self.dense = (Experts(*sizes, activation, dtype) for sizes in ((E, D, H), (1, D, K * H)))
-        self.expert = torch.rand(T, E).argsort(dim=1)[:, :K].contiguous()
-        # Numbers that bf16 can hold, so that every dtype computes with the same ones.
-        self.x = torch.randn(T, D).bfloat16().to(dtype).requires_grad_()
-        self.weight = torch.softmax(torch.randn(T, K), dim=1).bfloat16().to(dtype).requires_grad_()
-        self.gradient = torch.randn(T, D).bfloat16().to(dtype)
+        self.weights, self.dense = (Experts(*sizes, activation, dtype).to(device)
+                                    for sizes in ((E, D, H), (1, D, K * H)))
+        self.expert = torch.rand(T, E).argsort(dim=1)[:, :K].contiguous().to(device)
+
+        def held(numbers):
+            # Numbers that bf16 can hold, so that every dtype computes with the same ones.
+            return numbers.bfloat16().to(device, dtype)
+
+        self.x = held(torch.randn(T, D)).requires_grad_()
+        self.weight = held(torch.softmax(torch.randn(T, K), dim=1)).requires_grad_()
+        self.gradient = held(torch.randn(T, D))
 
     def flops(self):
         """Of a forward pass: 2 for each multiplication with its addition."""
@@ -102,12 +113,21 @@ class Case:
 
     def time_forward(self, name):
         with torch.no_grad():
-            return common.timed(lambda: self.forward(name))
+            return self.timed(lambda: self.forward(name))
 
     def time_forward_backward(self, name):
         # As after a step of an optimizer: what is made of the weights has to be made anew.
-        torch.autograd.graph.increment_version(self.parameters(name))
-        return common.timed(lambda: self.forward_backward(name))
+        def step():
+            torch.autograd.graph.increment_version(self.parameters(name))
+            self.forward_backward(name)
+
+        return self.timed(step)
+
+    def timed(self, function):
+        """Seconds of one call. A GPU is given some at once, as training does, and waited for at the end."""
+        if self.x.is_cuda:
+            return common.timed_on_gpu(function)
+        return common.timed(function)
 
     def reason_to_skip(self, name, max_gather):
         D, H, T, K = (self.shape[letter] for letter in "DHTK")
@@ -149,7 +169,7 @@ def measure(case, names, arguments):
     for name in names:
         besides = [*case.parameters(name), *case.inputs(name), case.expert]
         found[name]["activation_bytes"] = memory.saved_bytes(lambda: case.forward(name), besides)
-        found[name]["peak_bytes"] = memory.peak_bytes(lambda: case.forward_backward(name))
+        found[name]["peak_bytes"] = memory.peak_bytes(lambda: case.forward_backward(name), arguments.device)
     for key, run, factor in (("forward", case.time_forward, 1), ("forward_backward", case.time_forward_backward, 3)):
         calls = {name: (lambda name=name: run(name)) for name in names}
         for name, seconds in common.measure_in_turns(calls, arguments.repeat).items():
@@ -167,7 +187,8 @@ def show(found, output):
         for key in ("forward", "forward_backward"):
             times = values[key + "_ms"]
             ratio = f"{times['median'] / found[OURS][key + '_ms']['median']:.2f}" if OURS in found else ""
-            row += [f"{times['median']:.2f} ({times['low']:.2f}–{times['high']:.2f})",
+            low, median, high = (f"{times[each]:.{2 if times['median'] >= 1 else 3}f}" for each in ("low", "median", "high"))
+            row += [f"{median} ({low}–{high})",
                     f"{values[key + '_gflops']:.0f}", ratio]
         rows.append(row + [common.mebibytes(values["activation_bytes"]), common.mebibytes(values["peak_bytes"])])
     output.table(["implementation", "forward, ms", "GFLOP/s", "smoe is", "forward + backward, ms", "GFLOP/s", "smoe is",
@@ -179,20 +200,24 @@ def main():
     torch.ops.load_library(common.built("SMOE_LIBRARY", "libsmoe.so"))
     output = common.Output(arguments.output)
     about = {**common.machine(), "transformers": importlib.metadata.version("transformers")}
+    if arguments.device == "cuda":
+        about["gpu"] = torch.cuda.get_device_name()
     output.say(", ".join(f"{key} {value}" for key, value in about.items()))
+    risen = "memory of tensors on the GPU" if arguments.device == "cuda" else "resident memory"
     output.say("Median and quartiles. kept: what the forward pass keeps for the backward pass, besides x, the routing "
-               "and the parameters. peak: by how much resident memory rose, gradients included.")
+               f"and the parameters. peak: by how much {risen} rose, gradients included.")
     for shape in arguments.shape:
         text = ",".join(f"{letter}{number}" for letter, number in shape.items())
-        exact = Case(shape, arguments.activation, torch.float64).forward_backward("loop")
+        exact = Case(shape, arguments.activation, torch.float64, arguments.device).forward_backward("loop")
         for dtype in arguments.dtypes:
-            case = Case(shape, arguments.activation, TORCH_DTYPES[dtype])
+            case = Case(shape, arguments.activation, TORCH_DTYPES[dtype], arguments.device)
             skipped = {name: case.reason_to_skip(name, arguments.max_gather) for name in arguments.names}
             skipped.update(check(case, [name for name in arguments.names if not skipped[name]], dtype, exact))
             names = [name for name in arguments.names if not skipped[name]]
             for threads in arguments.threads:
                 torch.set_num_threads(threads)
-                output.say(f"\n### {text}, {arguments.activation}, {dtype}, {threads} thread{'s' * (threads > 1)}\n")
+                place = common.place(arguments.device, threads)
+                output.say(f"\n### {text}, {arguments.activation}, {dtype}, {place}\n")
                 found = measure(case, names, arguments)
                 show(found, output)
                 for name, reason in skipped.items():
@@ -200,7 +225,7 @@ def main():
                         output.say(f"\nNot run: {name}, which {reason}.")
                 for name, values in found.items():
                     output.result(bench="layer", implementation=name, shape=text, activation=arguments.activation,
-                                  dtype=dtype, threads=threads, **values, **about)
+                                  dtype=dtype, device=arguments.device, threads=threads, **values, **about)
 
 
 if __name__ == "__main__":

@@ -32,8 +32,15 @@ def memory_status(key):
     raise KeyError(key)
 
 
-def peak_bytes(function):
-    """By how much the resident memory rises at most while `function` runs; None where the system does not tell."""
+def peak_bytes(function, device="cpu"):
+    """By how much memory rises at most while `function` runs: that of tensors on a GPU, else what is resident of the
+    process; None where the system does not tell."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        function()
+        return torch.cuda.max_memory_allocated() - before
     try:
         ctypes.CDLL(None).malloc_trim(0)
         pathlib.Path("/proc/self/clear_refs").write_text("5")

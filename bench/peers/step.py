@@ -37,6 +37,7 @@ def parse_arguments():
     parser.add_argument("--k", default="8,12,16", type=common.numbers, help="trained at; default 8,12,16")
     parser.add_argument("--eval-k", default="1,2,4,8,12,16", help="evaluated at, or all; default %(default)s")
     parser.add_argument("--dtype", default="fp32,bf16", help="fp32, bf16 or both; default %(default)s")
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"], help="default %(default)s")
     parser.add_argument("--threads", default="2", type=common.numbers, help="default 2")
     parser.add_argument("--repeat", default=5, type=int, help="timed steps of a turn; default %(default)s")
     parser.add_argument("--rounds", default=3, type=int, help="turns of each; default %(default)s")
@@ -58,6 +59,7 @@ def parse_arguments():
             parser.error(f"--set takes TABLE.KEY=VALUE, not '{change}'")
     arguments.recipe = str(pathlib.Path(arguments.recipe).resolve())
     arguments.changes = (SETS if arguments.recipe == str(RECIPE) else []) + arguments.set
+    arguments.changes.append(f"train.device={arguments.device}")
     arguments.sets = [part for change in arguments.changes for part in ("--set", change)]
     return arguments
 
@@ -107,14 +109,15 @@ class Smoe:
                         "--dtype", dtype, "--threads", str(threads), "--repeat", str(arguments.repeat)]
 
     def turn(self, k, eval_ks):
-        """Tokens a second in training at k and, by k, in evaluation; the most memory of the process in training."""
+        """Tokens a second in training at k and, by k, in evaluation; the most memory in training, of the process or of
+        tensors on the GPU."""
         ks = [k, *(each for each in eval_ks if each != k)]  # it trains at the first and evaluates at all
         done = subprocess.run([*self.command, "--k", ",".join(map(str, ks))], capture_output=True, text=True,
                               env=dict(os.environ), check=False)
         if done.returncode:
             sys.exit(f"smoe bench step failed: {done.stderr.strip()}")
         found = json.loads(done.stdout)
-        return {"train": found["tokens_per_second"], "peak_rss_bytes": found["peak_rss_bytes"],
+        return {"train": found["tokens_per_second"], "peak_bytes": found["peak_gpu_bytes"] or found["peak_rss_bytes"],
                 "eval": {each["k"]: each["tokens_per_second"] for each in found["eval"] if each["k"] in eval_ks}}
 
     def wait(self):
@@ -156,9 +159,9 @@ class Peer:
 
     def turn(self, k, eval_ks):
         seconds = self.ask(do="train_steps", k=k, repeat=self.repeat)["seconds"]
-        peak = self.ask(do="peak")["peak_rss_bytes"]
+        peak = self.ask(do="peak")["peak_bytes"]
         speeds = {each: self.ask(do="evaluate", k=each, segments=self.segments) for each in eval_ks}
-        return {"train": self.tokens / statistics.median(seconds), "peak_rss_bytes": peak,
+        return {"train": self.tokens / statistics.median(seconds), "peak_bytes": peak,
                 "eval": {each: speed["tokens_per_second"] for each, speed in speeds.items()}}
 
     def close(self):
@@ -188,10 +191,10 @@ def take_turns(contenders, k, eval_ks, rounds):
 
 
 def measure(arguments, recipe, dtype, threads):
-    """Name → "train" and "eval" → k → tokens a second, with spread; "peak_rss_bytes" → k."""
+    """Name → "train" and "eval" → k → tokens a second, with spread; "peak_bytes" → k."""
     experts = recipe["moe"]["experts"]
     wanted = range(1, experts + 1) if arguments.eval_k == "all" else common.numbers(arguments.eval_k)
-    found = {name: {"train": {}, "eval": {}, "peak_rss_bytes": {}} for name in arguments.names}
+    found = {name: {"train": {}, "eval": {}, "peak_bytes": {}} for name in arguments.names}
     for k in arguments.k:
         contenders = {name: Smoe(arguments, dtype, threads) if name == OURS else
                       Peer(recipe, name, dtype, threads, arguments.repeat) for name in arguments.names}
@@ -201,7 +204,7 @@ def measure(arguments, recipe, dtype, threads):
         try:
             for name, turns in take_turns(contenders, k, eval_ks, arguments.rounds).items():
                 found[name]["train"][k] = common.spread([turn["train"] for turn in turns])
-                found[name]["peak_rss_bytes"][k] = max(turn["peak_rss_bytes"] for turn in turns)
+                found[name]["peak_bytes"][k] = max(turn["peak_bytes"] for turn in turns)
                 for each in eval_ks[name]:
                     found[name]["eval"][each] = common.spread([turn["eval"][each] for turn in turns])
         finally:
@@ -223,7 +226,7 @@ def show(found, output):
                 ratio = f" · {ours['median'] / speed['median']:.2f}" if speed and ours and name != OURS else ""
                 row.append(f"{speed['median']:,.0f} ({speed['low']:,.0f}–{speed['high']:,.0f}){ratio}" if speed else "")
                 if part == "train":
-                    row.append(common.mebibytes(values["peak_rss_bytes"].get(k)))
+                    row.append(common.mebibytes(values["peak_bytes"].get(k)))
             rows.append(row)
         columns = 2 if part == "train" else 1
         output.table([title, *(head for k in ks for head in (f"k {k}", "peak, MiB")[:columns])], rows)
@@ -255,11 +258,11 @@ def main():
     output.say("Median and quartiles of the turns; after the point how many times as fast smoe is.\n")
     for dtype in arguments.dtypes:
         for threads in arguments.threads:
-            output.say(f"### {dtype}, {threads} thread{'s' * (threads > 1)}\n")
+            output.say(f"### {dtype}, {common.place(arguments.device, threads)}\n")
             found = measure(arguments, recipe, dtype, threads)
             show(found, output)
             for name, values in found.items():
-                output.result(bench="step", implementation=name, dtype=dtype, threads=threads, repeat=arguments.repeat,
+                output.result(bench="step", implementation=name, dtype=dtype, device=arguments.device, threads=threads, repeat=arguments.repeat,
                               rounds=arguments.rounds, **values, recipe=recipe, **about)
 
 

@@ -54,7 +54,7 @@ class Expected:
         self.steps = [line for line in lines if "split" not in line][1:]
         self.weights, self.state = (load_file(checkpoint / f"{name}.safetensors") for name in ("model", "trainer"))
         found = self.smoe("eval", str(checkpoint), "--data", str(self.folder), "--split", "test", "--json",
-                          "--k", ",".join(map(str, ks)))
+                          "--k", ",".join(map(str, ks)), "--device", train["device"])
         self.evaluations = {row["k"]: row["nll"] for row in json.loads(found)["results"]}
 
     def smoe(self, *arguments):
@@ -73,11 +73,11 @@ class Expected:
         for name, parameter in trained.model.named_parameters():
             if parameter.requires_grad:
                 trained.optimizer.state[parameter] = {
-                    "step": self.state[f"adam.updates.{name}"].float(),
-                    "exp_avg": self.state[f"adam.mean.{name}"].clone(),
-                    "exp_avg_sq": self.state[f"adam.square.{name}"].clone(),
+                    "step": self.state[f"adam.updates.{name}"].float().to(parameter.device),
+                    "exp_avg": self.state[f"adam.mean.{name}"].clone().to(parameter.device),
+                    "exp_avg_sq": self.state[f"adam.square.{name}"].clone().to(parameter.device),
                 }
-        return [self.state[f"memory.0.{layer}"] for layer in range(len(trained.model.layers))]
+        return [self.state[f"memory.0.{layer}"].to(trained.device) for layer in range(len(trained.model.layers))]
 
 
 def largest_differences(expected, recipe, compute):
@@ -89,7 +89,7 @@ def largest_differences(expected, recipe, compute):
     for k, loss in expected.evaluations.items():
         found, _ = trained.evaluate(expected.tokens("test"), k, expected.batch, expected.segment, expected.memory)
         losses.append(abs(found - loss))
-    streams = expected.tokens("train").view(train["batch"], -1)
+    streams = expected.tokens("train").view(train["batch"], -1).to(trained.device)
     for line in expected.steps:
         begin = (line["step"] - 1) * train["segment"]
         inputs, targets = (streams[:, first:first + train["segment"]] for first in (begin, begin + 1))

@@ -29,7 +29,7 @@ class Worker:
         self.train = recipe["train"]
         self.trained = Trained(recipe, 256, compute, bool(compiled))
         shape = (self.train["batch"], self.train["segment"] + 1)
-        self.bytes = torch.randint(0, 256, shape)
+        self.bytes = torch.randint(0, 256, shape).to(self.trained.device)
         self.memory = self.trained.model.empty_memory(self.train["batch"])
 
     def step(self, k):
@@ -52,9 +52,10 @@ class Worker:
         _, tokens = self.trained.evaluate(text, k, batch, segment, memory_length)
         return {"tokens_per_second": tokens / (time.perf_counter() - start)}
 
-    @staticmethod
-    def peak():
-        return {"peak_rss_bytes": memory.memory_status("VmHWM")}
+    def peak(self):
+        """The most memory of the process, or of tensors on the GPU."""
+        on_gpu = self.trained.device == "cuda"
+        return {"peak_bytes": torch.cuda.max_memory_allocated() if on_gpu else memory.memory_status("VmHWM")}
 
 
 def main():

@@ -71,7 +71,7 @@ class Router(nn.Module):
         self.bias = nn.Parameter(torch.zeros(count), requires_grad=False)
 
     def forward(self, x, k):
-        with torch.autocast("cpu", enabled=False):
+        with torch.autocast(x.device.type, enabled=False):
             logits, expert = F.linear(x.float(), self.weight, self.bias).topk(k, dim=-1)
             return expert, logits.softmax(dim=-1)
 
@@ -118,13 +118,17 @@ class TransformerXl(nn.Module):
         self.layers = nn.ModuleList([Block(model, moe, compute) for _ in range(model["layers"])])
         self.dropout, self.width, self.tables = model["dropout"], width, {}
 
+    def device(self):
+        return self.embedding.device
+
     def table(self, S, L):
         """Positions [L, D], row t for the distance L − 1 − t; which keys each query must not see, [S, L]."""
         if (S, L) not in self.tables:
             frequency = 10000.0 ** (torch.arange(0, self.width, 2, dtype=torch.float64) / -self.width)
             angle = torch.arange(L - 1, -1, -1, dtype=torch.float64)[:, None] * frequency
             hidden = torch.arange(L) > torch.arange(L - S, L)[:, None]
-            self.tables[S, L] = torch.cat([angle.sin(), angle.cos()], dim=1).float(), hidden
+            table = torch.cat([angle.sin(), angle.cos()], dim=1).float()
+            self.tables[S, L] = table.to(self.device()), hidden.to(self.device())
         return self.tables[S, L]
 
     def forward(self, tokens, target, memory, k, memory_length):
@@ -143,7 +147,7 @@ class TransformerXl(nn.Module):
         return F.cross_entropy(logits.flatten(0, 1).float(), target.flatten()), remembered
 
     def empty_memory(self, batch):
-        return [torch.zeros(batch, 0, self.width) for _ in self.layers]
+        return [torch.zeros(batch, 0, self.width, device=self.device()) for _ in self.layers]
 
 
 class Trained:
@@ -151,7 +155,8 @@ class Trained:
 
     def __init__(self, recipe, vocabulary, compute, compiled=False):
         self.recipe = recipe
-        self.model = TransformerXl(recipe["model"], recipe["moe"], vocabulary, compute)
+        self.device = recipe["train"]["device"]
+        self.model = TransformerXl(recipe["model"], recipe["moe"], vocabulary, compute).to(self.device)
         self.run = torch.compile(self.model, dynamic=False) if compiled else self.model
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
         o = recipe["optimizer"]
@@ -161,7 +166,7 @@ class Trained:
 
     def autocast(self):
         if self.recipe["train"]["dtype"] == "bf16":
-            return torch.autocast("cpu", torch.bfloat16)
+            return torch.autocast(self.device, torch.bfloat16)
         return contextlib.nullcontext()
 
     def step(self, tokens, target, memory, k, lr=None):
@@ -181,7 +186,7 @@ class Trained:
         """The mean loss over a text, read as `batch` streams that begin without memory; how many tokens it predicts."""
         self.model.eval()
         length = text.numel() // batch
-        streams = text[:length * batch].view(batch, length)
+        streams = text[:length * batch].view(batch, length).to(self.device)
         memory, total = self.model.empty_memory(batch), 0.0
         with torch.no_grad(), self.autocast():
             for begin in range(0, length - 1, segment):

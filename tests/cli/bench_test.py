@@ -9,7 +9,7 @@ import xml.etree.ElementTree
 
 import tool
 
-LAYER = ["shape", "E", "D", "H", "T", "K", "dtype", "threads", "kernel", "activation", "routing", "repeat", "forward_ms",
+LAYER = ["shape", "E", "D", "H", "T", "K", "dtype", "device", "threads", "kernel", "activation", "routing", "repeat", "forward_ms",
          "forward_ms_quartiles", "training_forward_ms", "training_forward_ms_quartiles", "backward_ms",
          "backward_ms_quartiles", "forward_backward_ms", "forward_backward_ms_quartiles", "forward_flops",
          "forward_gflops", "forward_share", "forward_share_quartiles", "forward_backward_flops", "forward_backward_gflops",
@@ -18,12 +18,12 @@ LAYER = ["shape", "E", "D", "H", "T", "K", "dtype", "threads", "kernel", "activa
 DECODE = ["shape", "E", "D", "H", "tokens", "K", "dtype", "threads", "kernel", "activation", "repeat", "calls",
           "experts_read", "weight_bytes", "all_weight_bytes", "call_ms", "call_ms_quartiles", "gb_per_second", "read_ms",
           "read_ms_quartiles", "read_gb_per_second", "share", "share_quartiles", "machine"]
-STEP = ["recipe", "k", "dtype", "threads", "kernel", "batch", "accumulate", "segment", "memory", "parameters", "warm_up",
+STEP = ["recipe", "k", "dtype", "device", "threads", "kernel", "batch", "accumulate", "segment", "memory", "parameters", "warm_up",
         "repeat", "tokens_per_second", "train_ms", "train_ms_quartiles", "flops_per_token", "loss", "peak_rss_bytes",
-        "start_rss_bytes", "eval_batch", "eval_segment", "eval_memory", "eval", "eval_tokens_per_second", "machine"]
+        "start_rss_bytes", "peak_gpu_bytes", "eval_batch", "eval_segment", "eval_memory", "eval", "eval_tokens_per_second", "machine"]
 EVAL = ["k", "tokens_per_second", "tokens_per_second_quartiles", "tokens", "nll", "flops_per_token"]
 PARTS = ["data", "forward", "loss", "backward", "norm", "optimizer", "total"]
-MACHINE = ["cpu", "features", "cores", "caches", "memory_bytes", "libtorch"]
+MACHINE = ["cpu", "features", "cores", "caches", "memory_bytes", "gpu", "libtorch"]
 SHAPE = "E4,D32,H48,T40,K2"
 
 
@@ -114,6 +114,9 @@ class Layer(BenchTest):
             self.assert_refused("bench", "layer", *args, says=says)
 
         refuse(says=["bench layer", "--shape is required"])
+        refuse("--shape", SHAPE, "--device", "gpu", says=["--device must be cpu or cuda", "'gpu'"])
+        if self.bench("limits")["machine"]["gpu"] is None:
+            refuse("--shape", SHAPE, "--device", "cuda", says=["--device cuda", "sees no CUDA device"])
         refuse("--shape", "E4,D32,H48,T40", says=["lacks K", "E16,D256,H512,T2048,K8"])
         refuse("--shape", "", says=["E16,D256"])
         refuse("--shape", "E4,D32,H48,T40,K5", says=["K = 5", "E = 4"])

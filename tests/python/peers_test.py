@@ -106,7 +106,7 @@ class Step(PeersTest):
         self.assertEqual([result["bench"] for result in results], ["step check", "step"], text)
         speeds = results[1]
         self.assertEqual((sorted(speeds["train"]), sorted(speeds["eval"])), (["2", "3"], ["1", "2", "3", "4"]))
-        self.assertGreater(speeds["peak_rss_bytes"]["3"], 2**20)
+        self.assertGreater(speeds["peak_bytes"]["3"], 2**20)
         self.assertEqual(speeds["recipe"]["model"]["dropout"], 0.1)
 
     def test_a_recipe_it_does_not_have(self):

@@ -1,0 +1,17 @@
+// What is asked of a GPU beside computing.
+#pragma once
+
+#include <c10/core/Device.h>
+
+#include <string>
+
+namespace smoe {
+
+/// The name of the GPU that LibTorch computes on ("NVIDIA H100 80GB HBM3"); empty where there is none, or where the build
+/// has no CUDA.
+std::string gpu_name();
+
+/// Waits until a device has done all that it was given; a CPU has.
+void wait_for(c10::Device device);
+
+}  // namespace smoe
