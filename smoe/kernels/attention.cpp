@@ -14,6 +14,7 @@
 #include "smoe/kernels/dropout.h"
 #include "smoe/kernels/kernel_choice.h"
 #include "smoe/kernels/relative_softmax.h"
+#include "smoe/kernels/row_kernels.h"
 
 namespace smoe {
 namespace {
@@ -95,7 +96,7 @@ at::Tensor relative_attention_reference(const RelativeAttentionInput& in) {
 at::Tensor relative_attention(const RelativeAttentionInput& input) {
   check(input);
   if (!reference_kernels_forced() && relative_attention_cpu_takes(input)) return relative_attention_cpu(input);
-  if (!reference_kernels_forced() && input.dropout == 0 && relative_softmax_takes(input.query)) {
+  if (!reference_kernels_forced() && input.dropout == 0 && row_kernels_take(input.query)) {
     return attention_by_products(input, [&](const at::Tensor& content, const at::Tensor& relative) {
       return relative_softmax(content, relative, scale_of(input), input.window);
     });

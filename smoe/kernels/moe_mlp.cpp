@@ -141,7 +141,9 @@ MlpGradients reference_backward(MlpCall call, const at::Tensor& gradient, const 
 /// for both passes.
 bool converts(const at::Tensor& x, const at::Tensor& w1, const at::Tensor& w2, const std::string& body) {
   if (!x.is_cuda() || body != body_names()[static_cast<size_t>(MlpBody::kGrouped)]) return false;
-  const auto taken = [&](const at::Tensor& w) { return w.dim() == 3 && expert_grouped_takes(x.scalar_type(), {}, w); };
+  const auto taken = [&](const at::Tensor& w) {
+    return w.is_cuda() && w.dim() == 3 && expert_grouped_takes(x.scalar_type(), {}, w);
+  };
   const bool differ = w1.scalar_type() != x.scalar_type() && w2.scalar_type() != x.scalar_type();
   return differ && taken(w1) && taken(w2);
 }

@@ -60,7 +60,7 @@ inline constexpr int64_t kGroupedAlign = 16;
 /// Whether the grouped body is the fastest for x: on CUDA in bf16, and where our CUDA kernels are built in fp32 and fp64.
 bool moe_mlp_grouped_is_for(const at::Tensor& x);
 
-/// CPU and CUDA, in fp32, fp64 and bf16, all experts in one product (moe_mlp_grouped.cpp).
+/// CPU and CUDA, in fp32, fp64 and bf16, all experts in one product where there is one for them (moe_mlp_grouped.cpp).
 MlpForward moe_mlp_grouped_forward(const MlpCall& call, bool keep_hidden);
 MlpGradients moe_mlp_grouped_backward(const MlpCall& call, const at::Tensor& hidden, const at::Tensor& gradient,
                                       const MlpWanted& wanted);

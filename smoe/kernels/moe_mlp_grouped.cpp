@@ -1,6 +1,6 @@
-// The mixture on grouped products: a few large operators, each over the rows of all experts, and none that waits for the
-// device (but where our CUDA kernels are not built, for dropout's masks). Between the products LibTorch's operators or
-// those kernels compute. On CUDA it is the body for bf16.
+// The mixture on rows grouped by expert: a few large operators, each over the rows of all experts. The products are grouped
+// ones where those take type and widths, and nothing waits for the device then (but where our CUDA kernels are not built, for
+// dropout's masks); else they go expert by expert. Between them LibTorch's operators or those kernels compute.
 #include <ATen/ops/empty.h>
 
 #include <utility>

@@ -65,11 +65,6 @@ class RelativeSoftmax : public torch::autograd::Function<RelativeSoftmax> {
 
 }  // namespace
 
-bool relative_softmax_takes(const at::Tensor& content) {
-  const auto type = content.scalar_type();
-  return content.is_cuda() && (type == at::kFloat || type == at::kDouble || type == at::kBFloat16);
-}
-
 at::Tensor relative_softmax(const at::Tensor& content, const at::Tensor& relative, double scale, int64_t window) {
   return RelativeSoftmax::apply(content, relative, scale, window);
 }

@@ -1,26 +1,13 @@
 // A warp for each row: it goes over the row twice, once for the sum and once to write, and meets it in the cache the second
 // time.
-#include <cuda_runtime.h>
-
-#include <algorithm>
-
 #include "smoe/kernels/relative_softmax_cuda.h"
+
+#include "smoe/kernels/cuda_threads.h"
 
 namespace smoe {
 namespace {
 
 constexpr int kThreads = 128;
-constexpr int kWarp = 32;
-constexpr unsigned kAllLanes = 0xFFFFFFFFu;
-
-__device__ int lane() { return threadIdx.x % kWarp; }
-__device__ int64_t first_row() { return (blockIdx.x * int64_t{kThreads} + threadIdx.x) / kWarp; }
-__device__ int64_t row_step() { return gridDim.x * int64_t{kThreads} / kWarp; }
-
-unsigned blocks_for(int64_t rows) {
-  constexpr int64_t kMaxBlocks = int64_t{1} << 20;
-  return static_cast<unsigned>(std::min(std::max<int64_t>((rows * kWarp + kThreads - 1) / kThreads, 1), kMaxBlocks));
-}
 
 /// Of all lanes' shares, in every lane, in one order.
 template <class F>
@@ -65,22 +52,17 @@ __global__ void relative_softmax_backward_kernel(RelativeSoftmaxArguments<T> a) 
   }
 }
 
-const char* launched() {
-  const cudaError_t error = cudaGetLastError();
-  return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
-}
-
 }  // namespace
 
 template <class T>
 const char* launch_relative_softmax(const RelativeSoftmaxArguments<T>& arguments, CudaStream stream) {
-  relative_softmax_kernel<<<blocks_for(arguments.rows), kThreads, 0, stream>>>(arguments);
+  relative_softmax_kernel<<<blocks_for(arguments.rows * kWarp, kThreads), kThreads, 0, stream>>>(arguments);
   return launched();
 }
 
 template <class T>
 const char* launch_relative_softmax_backward(const RelativeSoftmaxArguments<T>& arguments, CudaStream stream) {
-  relative_softmax_backward_kernel<<<blocks_for(arguments.rows), kThreads, 0, stream>>>(arguments);
+  relative_softmax_backward_kernel<<<blocks_for(arguments.rows * kWarp, kThreads), kThreads, 0, stream>>>(arguments);
   return launched();
 }
 

@@ -53,6 +53,8 @@ struct SumOfExponentials {
     if (other.sum == 0) return;
     if (sum == 0) {
       *this = other;
+    } else if (other.largest == largest) {
+      sum += other.sum;  // also where both are −∞, the difference of which is no number
     } else if (other.largest > largest) {
       sum = sum * exp_of(largest - other.largest) + other.sum;
       largest = other.largest;

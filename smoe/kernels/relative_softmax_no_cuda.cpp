@@ -4,8 +4,6 @@
 
 namespace smoe {
 
-bool relative_softmax_takes(const at::Tensor&) { return false; }
-
 at::Tensor relative_softmax(const at::Tensor&, const at::Tensor&, double, int64_t) {
   throw Failure("this build has no CUDA kernels of its own");
 }

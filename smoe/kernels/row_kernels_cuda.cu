@@ -1,28 +1,17 @@
 // Each kernel is a walk over elements whose arithmetic is in row_elements.h. Nothing is summed up by atomics: where
 // threads share a sum, they add their shares in one fixed order.
-#include <cuda_runtime.h>
+#include "smoe/kernels/row_kernels_cuda.h"
 
-#include <algorithm>
 #include <type_traits>
 
-#include "smoe/kernels/row_kernels_cuda.h"
+#include "smoe/kernels/cuda_threads.h"
 
 namespace smoe {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int kWarp = 32;
-constexpr unsigned kAllLanes = 0xFFFFFFFFu;
 constexpr int kLines = kThreads / kWarp;
-constexpr int64_t kMaxBlocks = int64_t{1} << 20;  // kernels go round for the rest
 constexpr int64_t kMaxBlockRows = 65535;
-
-unsigned blocks_for(int64_t count) { return static_cast<unsigned>(std::min(std::max<int64_t>(count, 1), kMaxBlocks)); }
-
-const char* launched() {
-  const cudaError_t error = cudaGetLastError();
-  return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
-}
 
 /// The sum over the 32 threads of a warp, in the first of them.
 template <class F>
@@ -31,19 +20,11 @@ __device__ F warp_sum(F value) {
   return value;
 }
 
-/// Where a walk by single threads begins, and its step; the same for one over rows by whole warps.
-__device__ int64_t first_thread() { return blockIdx.x * int64_t{kThreads} + threadIdx.x; }
-__device__ int64_t thread_step() { return gridDim.x * int64_t{kThreads}; }
-__device__ int64_t first_row() { return first_thread() / kWarp; }
-__device__ int64_t row_step() { return thread_step() / kWarp; }
-__device__ int lane() { return threadIdx.x % kWarp; }
 /// Where this lane begins when a warp takes the spans of a row.
 template <class T>
 __device__ int64_t first_span() {
   return lane() * kSpan<T>;
 }
-unsigned blocks_for_threads(int64_t count) { return blocks_for((count + kThreads - 1) / kThreads); }
-unsigned blocks_for_rows(int64_t rows) { return blocks_for_threads(rows * kWarp); }
 
 template <class T>
 __global__ void gather_kernel(RowPlanView plan, const T* x, int64_t width, T* out) {
@@ -210,19 +191,19 @@ void with_function(const HiddenArguments<T>& a, const F& f) {
 
 template <class T>
 const char* launch_gather(const RowPlanView& plan, const T* x, int64_t width, T* out, CudaStream stream) {
-  gather_kernel<<<blocks_for_rows(plan.rows), kThreads, 0, stream>>>(plan, x, width, out);
+  gather_kernel<<<blocks_for(plan.rows * kWarp, kThreads), kThreads, 0, stream>>>(plan, x, width, out);
   return launched();
 }
 
 template <class T>
 const char* launch_combine(const CombineArguments<T>& arguments, CudaStream stream) {
-  combine_kernel<<<blocks_for_rows(arguments.plan.tokens), kThreads, 0, stream>>>(arguments);
+  combine_kernel<<<blocks_for(arguments.plan.tokens * kWarp, kThreads), kThreads, 0, stream>>>(arguments);
   return launched();
 }
 
 template <class T>
 const char* launch_spread(const SpreadArguments<T>& arguments, CudaStream stream) {
-  spread_kernel<<<blocks_for_rows(arguments.plan.rows), kThreads, 0, stream>>>(arguments);
+  spread_kernel<<<blocks_for(arguments.plan.rows * kWarp, kThreads), kThreads, 0, stream>>>(arguments);
   return launched();
 }
 
@@ -230,7 +211,7 @@ template <class T>
 const char* launch_hidden(const HiddenArguments<T>& arguments, CudaStream stream) {
   with_function(arguments, [&](auto function, auto gated) {
     hidden_kernel<T, decltype(function)::value, decltype(gated)::value>
-        <<<blocks_for_rows(arguments.plan.rows), kThreads, 0, stream>>>(arguments);
+        <<<blocks_for(arguments.plan.rows * kWarp, kThreads), kThreads, 0, stream>>>(arguments);
   });
   return launched();
 }
@@ -240,26 +221,27 @@ const char* launch_hidden_backward(const HiddenArguments<T>& arguments, const T*
                                    int64_t width, bool whole, Wide<T>* dot, CudaStream stream) {
   with_function(arguments, [&](auto function, auto gated) {
     hidden_backward_kernel<T, decltype(function)::value, decltype(gated)::value>
-        <<<blocks_for_rows(arguments.plan.rows), kThreads, 0, stream>>>(arguments, of_rows, bias, width, whole, dot);
+        <<<blocks_for(arguments.plan.rows * kWarp, kThreads), kThreads, 0, stream>>>(arguments, of_rows, bias, width,
+                                                                                     whole, dot);
   });
   return launched();
 }
 
 template <class F>
 const char* launch_weight_of_rows(const RowPlanView& plan, const F* weight, F* out, CudaStream stream) {
-  weight_of_rows_kernel<<<blocks_for_threads(plan.rows), kThreads, 0, stream>>>(plan, weight, out);
+  weight_of_rows_kernel<<<blocks_for(plan.rows, kThreads), kThreads, 0, stream>>>(plan, weight, out);
   return launched();
 }
 
 template <class F>
 const char* launch_slots_of_rows(const RowPlanView& plan, const F* value, F* out, CudaStream stream) {
-  slots_of_rows_kernel<<<blocks_for_threads(plan.rows), kThreads, 0, stream>>>(plan, value, out);
+  slots_of_rows_kernel<<<blocks_for(plan.rows, kThreads), kThreads, 0, stream>>>(plan, value, out);
   return launched();
 }
 
 template <class T>
 const char* launch_column_sums(const ColumnSumsArguments<T>& arguments, int64_t pieces, CudaStream stream) {
-  const dim3 blocks(blocks_for((arguments.width + kWarp * kSpan<T> - 1) / (kWarp * kSpan<T>)),
+  const dim3 blocks(blocks_for(arguments.width, kWarp * kSpan<T>),
                     static_cast<unsigned>(std::clamp<int64_t>(arguments.plan.experts, 1, kMaxBlockRows)),
                     static_cast<unsigned>(pieces));
   column_sums_kernel<<<blocks, kThreads, 0, stream>>>(arguments);
@@ -269,7 +251,7 @@ const char* launch_column_sums(const ColumnSumsArguments<T>& arguments, int64_t 
 template <class T>
 const char* launch_zero_empty(const int32_t* offsets, int64_t experts, int64_t size, T* matrices, CudaStream stream) {
   constexpr int64_t kBlocksOfAnExpert = 64;
-  const dim3 blocks(static_cast<unsigned>(std::min<int64_t>(blocks_for_threads(size), kBlocksOfAnExpert)),
+  const dim3 blocks(static_cast<unsigned>(std::min<int64_t>(blocks_for(size, kThreads), kBlocksOfAnExpert)),
                     static_cast<unsigned>(std::clamp<int64_t>(experts, 1, kMaxBlockRows)));
   zero_empty_kernel<<<blocks, kThreads, 0, stream>>>(offsets, experts, size, matrices);
   return launched();
@@ -278,8 +260,8 @@ const char* launch_zero_empty(const int32_t* offsets, int64_t experts, int64_t s
 template <class T>
 const char* launch_dropout(const T* x, int64_t count, uint64_t key, uint64_t drop_below, float kept_scale, T* out,
                            CudaStream stream) {
-  dropout_kernel<<<blocks_for_threads((count + 3) / 4), kThreads, 0, stream>>>(x, count, key, drop_below, kept_scale,
-                                                                               out);
+  dropout_kernel<<<blocks_for((count + 3) / 4, kThreads), kThreads, 0, stream>>>(x, count, key, drop_below, kept_scale,
+                                                                                 out);
   return launched();
 }
 

@@ -157,7 +157,7 @@ at::Tensor weight_of_rows(const at::Tensor& weight, const RowPlan& plan) {
 }
 
 at::Tensor slots_of_rows(const at::Tensor& value, const RowPlan& plan) {
-  if (row_kernels_take(value)) return slots_of_rows_cuda(value, plan);
+  if (row_kernels_take(value) && value.scalar_type() == sum_type(value)) return slots_of_rows_cuda(value, plan);
   at::Tensor out = at::zeros({plan.tokens() * plan.slots() + 1}, value.options());
   out.scatter_(0, plan.slot.to(at::kLong), value);  // rows for no slot all write past the end, what does not matter
   return out.narrow(0, 0, plan.tokens() * plan.slots()).view({plan.tokens(), plan.slots()});

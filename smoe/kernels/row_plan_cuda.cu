@@ -1,19 +1,13 @@
 // Counting sort of slots by expert. A warp owns a segment of consecutive slots: it counts them by expert, learns how many
 // each expert has before its segment, and gives out rows in the order of the slots. What threads add to is counters of
 // their own warp, so that each plan is the only one there can be.
-#include <cuda_runtime.h>
-
-#include <algorithm>
-
 #include "smoe/kernels/row_plan_cuda.h"
+
+#include "smoe/kernels/cuda_threads.h"
 
 namespace smoe {
 namespace {
 
-constexpr int kWarp = 32;
-constexpr unsigned kAllLanes = 0xFFFFFFFFu;
-
-__device__ int lane() { return threadIdx.x % kWarp; }
 __device__ int64_t segment_of_warp() { return blockIdx.x * kPlanWarps + threadIdx.x / kWarp; }
 
 /// The inclusive sum over the lanes up to this one.
@@ -58,7 +52,7 @@ __global__ void count_kernel(PlanArguments<Id> a, int64_t segments) {
 /// A warp for each expert: its counts become how many there are before each segment.
 template <class Id>
 __global__ void scan_kernel(PlanArguments<Id> a, int64_t segments) {
-  const int64_t expert = (blockIdx.x * int64_t{blockDim.x} + threadIdx.x) / kWarp;
+  const int64_t expert = first_row();
   if (expert >= a.experts) return;
   int32_t* counts = a.before + expert * segments;
   int32_t sum = 0;
@@ -114,8 +108,8 @@ __global__ void place_kernel(PlanArguments<Id> a, int64_t segments) {
 /// Sorts the rows of each token: a thread finds the place of one slot's row among them.
 template <class Id>
 __global__ void sort_kernel(PlanArguments<Id> a) {
-  const int64_t count = a.tokens * a.slots, step = gridDim.x * int64_t{blockDim.x};
-  for (int64_t i = blockIdx.x * int64_t{blockDim.x} + threadIdx.x; i < count; i += step) {
+  const int64_t count = a.tokens * a.slots;
+  for (int64_t i = first_thread(); i < count; i += thread_step()) {
     const int64_t begin = i / a.slots * a.slots;
     const int32_t row = a.row[i];
     int64_t place = 0;
@@ -136,10 +130,8 @@ const char* launch_row_plan(const PlanArguments<Id>& a, CudaStream stream) {
   scan_kernel<<<static_cast<unsigned>((a.experts + kPlanWarps - 1) / kPlanWarps), kThreads, 0, stream>>>(a, segments);
   place_kernel<<<blocks, kThreads, counters + static_cast<size_t>(a.experts + 1) * sizeof(int32_t), stream>>>(a,
                                                                                                               segments);
-  sort_kernel<<<static_cast<unsigned>(std::min<int64_t>((count + kThreads - 1) / kThreads, 1 << 20)), kThreads, 0,
-                stream>>>(a);
-  const cudaError_t error = cudaGetLastError();
-  return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
+  sort_kernel<<<blocks_for(count, kThreads), kThreads, 0, stream>>>(a);
+  return launched();
 }
 
 template const char* launch_row_plan<int32_t>(const PlanArguments<int32_t>&, CudaStream);

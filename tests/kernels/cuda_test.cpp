@@ -6,6 +6,7 @@
 #include "smoe/kernels/dropout.h"
 #include "smoe/kernels/expert_gemm.h"
 #include "smoe/kernels/row_moves.h"
+#include "smoe/kernels/row_plan.h"
 #include "tests/kernels/mixture_case.h"
 
 namespace smoe {
@@ -50,7 +51,8 @@ std::vector<at::Tensor> everything(const Body& run, const MixtureCase& c) {
   return out;
 }
 
-/// What bf16 may differ by from fp64, relative: y, and gradients, where a unit on the other side of ReLU's kink shows.
+/// What bf16 may differ by from fp64, relative: y, and gradients, where a unit on the other side of ReLU's kink shows, and
+/// in small cases terms that nearly cancel.
 double bf16_tolerance(size_t which) { return which == 0 ? 0.03 : 0.1; }
 
 TEST_F(Cuda, TheMixtureAgreesWithTheReferenceInFp64) {
@@ -118,6 +120,32 @@ TEST_F(Cuda, ThePartsAreThoseOfACpu) {
     EXPECT_TRUE(torch::allclose(combine(gpu_rows, on_gpu(c.weight), gpu_plan).cpu(), combine(rows, c.weight, plan),
                                 1e-5, 1e-5));
   }
+}
+
+TEST_F(Cuda, PlansAreThoseOfACpu) {
+  std::mt19937_64 random(25);
+  for (const int64_t experts : {1, 31, 33, 200, 1024, 1025}) {
+    for (const int64_t align : {1, 16}) {
+      for (const auto type : {at::kInt, at::kLong}) {
+        torch::manual_seed(static_cast<int64_t>(random() % 1000));
+        // Some ids are past either end.
+        const at::Tensor expert = torch::randint(-2, experts + 2, {1 + static_cast<int64_t>(random() % 900), 3}, type);
+        const RowPlan want = make_row_plan(expert, experts, align), got = make_row_plan(on_gpu(expert), experts, align);
+        EXPECT_TRUE(torch::equal(got.offsets.cpu(), want.offsets) && torch::equal(got.slot.cpu(), want.slot) &&
+                    torch::equal(got.place.cpu(), want.place))
+            << experts << " experts, align " << align << ", " << type;
+      }
+    }
+  }
+}
+
+TEST_F(Cuda, RowsMayBeginAnywhereInMemory) {
+  MixtureCase c = on_gpu(make_case({.T = 50, .K = 2, .E = 4, .D = 64, .H = 32}, 26, at::kBFloat16).to(at::kBFloat16));
+  const at::Tensor want = body("moe_mlp").run(c);
+  at::Tensor room = torch::empty({c.x.numel() + 1}, c.x.options());
+  room.narrow(0, 1, c.x.numel()).copy_(c.x.reshape({-1}));
+  c.x = room.narrow(0, 1, c.x.numel()).view(c.x.sizes());
+  EXPECT_TRUE(same_bits(body("moe_mlp").run(c), want));
 }
 
 TEST_F(Cuda, DropoutDrawsTheMaskOfACpu) {

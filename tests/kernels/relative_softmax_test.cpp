@@ -79,6 +79,7 @@ TEST(RelativeSoftmax, ASumHoldsTheLargestAndNan) {
   EXPECT_EQ(sum_of({}).sum, 0);
   EXPECT_DOUBLE_EQ(sum_of({1000, 1000, -1000}).sum, 2);
   EXPECT_DOUBLE_EQ(sum_of({-infinity, 3, 3}).sum, 2);
+  EXPECT_DOUBLE_EQ(sum_of({-infinity, -infinity, 3, -infinity}).sum, 1);
   EXPECT_EQ(sum_of({-infinity, 3, 3}).largest, 3);
   for (const auto& exponents : std::vector<std::vector<double>>{{nan}, {nan, 1}, {1, nan}, {1, nan, 2}}) {
     const SumOfExponentials<double> sum = sum_of(exponents);

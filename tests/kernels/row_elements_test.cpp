@@ -157,7 +157,8 @@ TYPED_TEST(RowElements, HiddenRowsAndTheirGradient) {
     SCOPED_TRACE(activation_names()[static_cast<size_t>(i % 8)]);
     const auto used = [&](const at::Tensor& t) { return t.narrow(0, 0, plan.offsets[E].item<int64_t>()); };
 
-    at::Tensor pre = normal<T>({R, N}), want_pre = pre.clone();
+    const at::Tensor product = normal<T>({R, N});
+    at::Tensor pre = product.clone(), want_pre = product.clone();
     const at::Tensor bias = i % 2 == 0 ? at::Tensor() : normal<T>({E, N}),
                      after = torch::empty({R, units}, pre.options());
     HiddenArguments<T> arguments{};
@@ -181,17 +182,27 @@ TYPED_TEST(RowElements, HiddenRowsAndTheirGradient) {
     EXPECT_TRUE(same_bits(used(pre), used(want_pre)));
     expect_near<T>(used(after), used(want_after), "after");
     EXPECT_TRUE(torch::equal(used(after).eq(0), used(want_after).eq(0)));  // the same are dropped
+    HiddenArguments<T> not_kept = arguments;
+    const at::Tensor pre_again = product.clone(), after_again = torch::empty_like(after);
+    not_kept.keep_pre = false;
+    not_kept.pre = data<T>(pre_again);
+    not_kept.after = data<T>(after_again);
+    for (int64_t row = 0; row < R; ++row) {
+      const int64_t expert = view(plan).expert_of(row);
+      for (int64_t begin = 0; begin < units; begin += kSpan<T>) hidden_span(not_kept, row, expert, begin);
+    }
+    EXPECT_TRUE(same_bits(after_again, after) && same_bits(pre_again, product));
     EXPECT_EQ(after.narrow(0, used(after).size(0), R - used(after).size(0)).abs().sum().template item<float>(), 0);
 
     const at::Tensor weight = normal<Wide<T>>({plan.tokens(), plan.slots()});
     const OutputGradient back{normal<T>({R, D}), normal<T>({R, units}), weight_of_rows(weight, plan), {}};
     const at::Tensor of_pre = torch::empty_like(pre), through = back.through;
-    const at::Tensor scaled =
-        i % 2 == 0 ? torch::empty_like(after) : through.clone();  // in place of what comes through
+    const bool in_place = i / 8 % 2 == 1;  // of what comes through
+    const at::Tensor scaled = in_place ? through.clone() : torch::empty_like(after);
     const HiddenGradients want = hidden_rows_backward(want_pre, back, plan, options);
     const at::Tensor dot = torch::empty({R}, back.scale.options());
     arguments.after = data<T>(scaled);
-    arguments.through = data<T>(i % 2 == 0 ? through : scaled);
+    arguments.through = data<T>(in_place ? scaled : through);
     arguments.scale = data<Wide<T>>(back.scale);
     arguments.of_pre = data<T>(of_pre);
     for (int64_t row = 0; row < R; ++row) {
