@@ -62,7 +62,8 @@ void print_json(const std::vector<nlohmann::ordered_json>& results) {
 }
 
 std::string machine_text(const nlohmann::ordered_json& result) {
-  if (result.value("device", "cpu") == "cuda") return result["machine"]["gpu"].get<std::string>();
+  const nlohmann::ordered_json& gpu = result["machine"]["gpu"];
+  if (result.value("device", "cpu") == "cuda") return gpu.is_string() ? gpu.get<std::string>() : "a GPU";
   const auto threads = result["threads"].get<int64_t>();
   return concat(threads, threads == 1 ? " thread, " : " threads, ", result["machine"]["cpu"].get<std::string>());
 }

@@ -9,6 +9,7 @@
 #include "bench/step.h"
 #include "cli/bench.h"
 #include "smoe/base/error.h"
+#include "smoe/tensor/gpu.h"
 
 namespace smoe::cli {
 namespace {
@@ -32,6 +33,9 @@ Recipe recipe_of(const StepBench& arguments) {
   if (!arguments.options.compute.device.empty()) recipe.train.device = arguments.options.compute.device;
   recipe.data.path = arguments.data;
   recipe.check();
+  require_device(recipe.train.device, "train.device = \"" + recipe.train.device + "\"");
+  require(!arguments.profile || recipe.train.device == "cpu",
+          "--profile: sees the operators of a CPU only; leave it out, or --device cuda");
   return recipe;
 }
 

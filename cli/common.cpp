@@ -12,6 +12,7 @@
 #include "smoe/base/build_info.h"
 #include "smoe/base/error.h"
 #include "smoe/models/model.h"
+#include "smoe/tensor/gpu.h"
 #include "smoe/tensor/torch_compat.h"
 
 namespace smoe::cli {
@@ -49,8 +50,7 @@ void ComputeOptions::apply() const {
   require(threads >= 0 && threads <= 4096, "--threads must be between 0 and 4096, got ", threads);
   if (threads > 0) at::set_num_threads(static_cast<int>(threads));
   require(device.empty() || device == "cpu" || device == "cuda", "--device must be cpu or cuda, got '", device, "'");
-  require(device != "cuda" || at::hasCUDA(), "--device cuda: LibTorch ", libtorch_version(),
-          " sees no CUDA device; leave --device out, or build against a CUDA LibTorch");
+  if (!device.empty()) require_device(device, "--device " + device);
 }
 
 void check_dial_options(const LanguageModel& model, const std::string& name, bool has_k, bool has_dial) {

@@ -37,6 +37,8 @@ class Worker:
 
     def train_steps(self, k, repeat):
         """Seconds of each step, after those that fill the memory or compile."""
+        if self.trained.device == "cuda":
+            torch.cuda.reset_peak_memory_stats()
         filling = -(-self.train["memory"] // self.train["segment"])
         for _ in range(2 + filling):
             self.step(k)

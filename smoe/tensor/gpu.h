@@ -11,6 +11,9 @@ namespace smoe {
 /// has no CUDA.
 std::string gpu_name();
 
+/// Throws UserError where `device`, cpu or cuda, is not there; `what` says who asks for it ("--device cuda").
+void require_device(const std::string& device, const std::string& what);
+
 /// Waits until a device has done all that it was given; a CPU has.
 void wait_for(c10::Device device);
 

@@ -1,6 +1,5 @@
 #include "smoe/train/trainer.h"
 
-#include <ATen/Context.h>
 #include <ATen/Parallel.h>
 #include <ATen/core/grad_mode.h>
 
@@ -14,7 +13,7 @@
 #include "smoe/base/error.h"
 #include "smoe/base/progress.h"
 #include "smoe/moe/moe_layer.h"
-#include "smoe/tensor/torch_compat.h"
+#include "smoe/tensor/gpu.h"
 
 namespace smoe {
 namespace {
@@ -24,8 +23,7 @@ using Clock = std::chrono::steady_clock;
 Recipe prepared(Recipe recipe) {
   recipe.check();
   if (recipe.train.threads > 0) at::set_num_threads(static_cast<int>(recipe.train.threads));
-  require(recipe.train.device == "cpu" || at::hasCUDA(), "train.device = \"cuda\", but LibTorch ", libtorch_version(),
-          " sees no CUDA device; use --device cpu, or build against a CUDA LibTorch (CMAKE_PREFIX_PATH)");
+  require_device(recipe.train.device, "train.device = \"" + recipe.train.device + "\"");
   return recipe;
 }
 
