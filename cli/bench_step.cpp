@@ -35,7 +35,7 @@ Recipe recipe_of(const StepBench& arguments) {
   recipe.check();
   require_device(recipe.train.device, "train.device = \"" + recipe.train.device + "\"");
   require(!arguments.profile || recipe.train.device == "cpu",
-          "--profile: sees the operators of a CPU only; leave it out, or --device cuda");
+          "--profile sees the operators of a CPU alone, not of a GPU; leave out one of the two");
   return recipe;
 }
 

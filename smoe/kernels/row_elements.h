@@ -209,10 +209,8 @@ struct HiddenArguments {
   T* of_pre;             ///< [R, H or 2 H]
 
   SMOE_HOST_DEVICE int64_t pre_width() const { return gated ? 2 * units : units; }
-  /// Where unit `unit` of a half stands in a row of pre, or of what is as wide: the gate's half, or the other.
-  SMOE_HOST_DEVICE int64_t place(int64_t row, int half, int64_t unit) const {
-    return row * pre_width() + half * units + unit;
-  }
+  /// Where a half of a row of pre, or of what is as wide, begins: the gate's, or the other.
+  SMOE_HOST_DEVICE int64_t place(int64_t row, int half) const { return row * pre_width() + half * units; }
 };
 
 /// Dropout's factors for the units of a row from `begin` on.
@@ -237,7 +235,7 @@ SMOE_HOST_DEVICE void hidden_span(const HiddenArguments<T>& a, int64_t row, int6
   const bool past = expert == a.plan.experts;
   Span<T> half[2] = {};
   for (int h = 0; !past && h < (a.gated ? 2 : 1); ++h) {
-    half[h] = load_span(a.pre + a.place(row, h, 0), begin, a.units, a.whole);
+    half[h] = load_span(a.pre + a.place(row, h), begin, a.units, a.whole);
   }
   const Span<T> mask = mask_span(a, expert, row, begin);
   for (int h = 0; h < (a.gated ? 2 : 1); ++h) {
@@ -247,7 +245,7 @@ SMOE_HOST_DEVICE void hidden_span(const HiddenArguments<T>& a, int64_t row, int6
       for (Wide<T>& each : half[h].at) each = widen(narrow<T>(each));
     }
     const bool changed = past || a.bias.are_given();
-    if (changed && a.keep_pre) store_span(a.pre + a.place(row, h, 0), begin, a.units, a.whole, half[h]);
+    if (changed && a.keep_pre) store_span(a.pre + a.place(row, h), begin, a.units, a.whole, half[h]);
   }
   Span<T> after;
   for (int64_t i = 0; i < kSpan<T>; ++i) {
@@ -265,8 +263,8 @@ SMOE_HOST_DEVICE Wide<T> hidden_span_backward(const HiddenArguments<T>& a, int64
   const auto loaded = [&](const T* from) { return load_span(from, begin, a.units, a.whole); };
   Span<T> gate = {}, value = {}, through = {}, weighted = {}, of_gate = {}, of_value = {};
   if (used) {
-    gate = loaded(a.pre + a.place(row, 0, 0));
-    if (a.gated) value = loaded(a.pre + a.place(row, 1, 0));
+    gate = loaded(a.pre + a.place(row, 0));
+    if (a.gated) value = loaded(a.pre + a.place(row, 1));
     if (a.through != nullptr) through = loaded(a.through + row * a.units);
   }
   const Wide<T> scale = used ? a.scale[row] : Wide<T>(0);
@@ -283,8 +281,8 @@ SMOE_HOST_DEVICE Wide<T> hidden_span_backward(const HiddenArguments<T>& a, int64
   }
   store_span(a.after + row * a.units, begin, a.units, a.whole, weighted);
   if (a.through == nullptr) return dot;
-  store_span(a.of_pre + a.place(row, 0, 0), begin, a.units, a.whole, of_gate);
-  if (a.gated) store_span(a.of_pre + a.place(row, 1, 0), begin, a.units, a.whole, of_value);
+  store_span(a.of_pre + a.place(row, 0), begin, a.units, a.whole, of_gate);
+  if (a.gated) store_span(a.of_pre + a.place(row, 1), begin, a.units, a.whole, of_value);
   return dot;
 }
 
