@@ -87,11 +87,9 @@ class Backward {
       gradient = scratch.template take<T>(rows * b.operand_width(n.D));
       gradient_transposed = scratch.template take<P>(rows * n.D);
       x = scratch.template take<P>(rows * round_up(n.D, kPackedColumns));
-      if (b.rounds_weights_) {
-        const int64_t width = std::min(b.chunk_, round_up(n.H, kSlice));
-        w1 = scratch.template take<float>(n.halves * width * n.D);
-        w2 = scratch.template take<float>(width * n.D);
-      }
+      const int64_t width = std::min(b.chunk_, round_up(n.H, kSlice));
+      w1 = scratch.template take<float>(b.wanted_[kW1] ? n.halves * width * n.D : 0);
+      w2 = scratch.template take<float>(b.wanted_[kW2] ? width * n.D : 0);
       through = scratch.template take<float>(tile);
       after = scratch.template take<P>(tile);
       mask = scratch.template take<float>(b.call_.options.dropout_p > 0 ? tile : 0);
@@ -109,7 +107,7 @@ class Backward {
     T* gradient;                          // [rows, D] of the output, gathered
     P* gradient_transposed;               // [D, rows], weighted
     P* x;                                 // the gathered rows as a second operand
-    float *w1 = nullptr, *w2 = nullptr;   // [halves, chunk, D], [D, chunk] gradients that are yet to be rounded
+    float *w1, *w2;                       // [halves, chunk, D], [D, chunk] gradients until they are put in their place
     float *through, *mask;                // [rows, slice] gradient · W2; dropout
     P* after;                             // [rows, slice] after activation and dropout, a second operand
     P *before[2], *before_transposed[2];  // gradient before the activation, [rows, group] and [slice, rows]
@@ -127,7 +125,8 @@ class Backward {
 
   /// Room for [E, rows, columns]; what is not going to be written, the experts without tokens, is zero.
   at::Tensor weight_gradient(int64_t rows, int64_t columns) const {
-    const at::ScalarType type = rounds_weights_ ? x_.scalar_type() : at::kFloat;
+    const bool rounds = std::is_same_v<T, c10::BFloat16> && call_.weights.w1.scalar_type() == at::kBFloat16;
+    const at::ScalarType type = rounds ? at::kBFloat16 : at::kFloat;
     at::Tensor out = at::empty({sizes_.E, rows, columns}, x_.options().dtype(type));
     for (int64_t e = 0; e < sizes_.E; ++e) {
       if (rows_.rows_of(e) == 0) out.select(0, e).zero_();
@@ -143,7 +142,7 @@ class Backward {
     for (int64_t h = piece.h; h < piece.h_end; h += chunk_) {
       const ExpertPiece chunk{piece.e, h, std::min(h + chunk_, piece.h_end), piece.first_row};
       one_chunk(chunk, h > piece.h, s);
-      if (rounds_weights_) round_weights(chunk, s);
+      put_weights(chunk, s);
     }
   }
 
@@ -191,41 +190,26 @@ class Backward {
     return dots_.mutable_data_ptr<float>() + piece.first_row + tile.first - rows_.first[static_cast<size_t>(piece.e)];
   }
 
-  /// A matrix of fp32 numbers of which a product is a part.
-  struct Target {
-    float* data;
-    int64_t ld;
-  };
-
-  /// Where the gradient of W1 is summed for the hidden columns from h on, and that of W2.
-  Target w1_sum(const ExpertPiece& piece, int64_t half, int64_t h, Space& s) {
-    const int64_t D = sizes_.D, row = (piece.e * sizes_.halves + half) * sizes_.H + h;
-    if (!rounds_weights_) return {w1_gradient_.mutable_data_ptr<float>() + row * D, D};
-    return {s.w1 + (half * piece.width() + h - piece.h) * D, D};
-  }
-  Target w2_sum(const ExpertPiece& piece, int64_t h, Space& s) {
-    const int64_t H = sizes_.H;
-    if (!rounds_weights_) return {w2_gradient_.mutable_data_ptr<float>() + piece.e * sizes_.D * H + h, H};
-    return {s.w2 + h - piece.h, piece.width()};
-  }
-
-  /// Rounds a chunk's weight gradients to where they belong.
-  void round_weights(const ExpertPiece& piece, Space& s) {
-    const int64_t D = sizes_.D, H = sizes_.H;
-    const auto round = [&](const float* from, int64_t count, T* to) {
-      passes_.sum_rows(&from, 1, count, reinterpret_cast<P*>(to));
+  /// Puts a chunk's gradients of both matrices where they belong.
+  void put_weights(const ExpertPiece& chunk, Space& s) {
+    const int64_t D = sizes_.D, H = sizes_.H, width = chunk.width();
+    const auto put = [](const float* sum, int64_t rows, int64_t columns, at::Tensor& out, int64_t at, int64_t ld) {
+      if (out.scalar_type() == at::kFloat) {
+        row_passes<float>().put_sums(sum, rows, columns, out.mutable_data_ptr<float>() + at, ld);
+      } else {
+        auto* const to = reinterpret_cast<Bf16*>(out.mutable_data_ptr<c10::BFloat16>());
+        row_passes<Bf16>().put_sums(sum, rows, columns, to + at, ld);
+      }
     };
     for (int64_t half = 0; wanted_[kW1] && half < sizes_.halves; ++half) {
-      const int64_t row = (piece.e * sizes_.halves + half) * H + piece.h;
-      round(w1_sum(piece, half, piece.h, s).data, piece.width() * D, w1_gradient_.mutable_data_ptr<T>() + row * D);
+      const int64_t row = (chunk.e * sizes_.halves + half) * H + chunk.h;
+      put(s.w1 + half * width * D, width, D, w1_gradient_, row * D, D);
     }
-    for (int64_t d = 0; wanted_[kW2] && d < D; ++d) {
-      round(s.w2 + d * piece.width(), piece.width(),
-            w2_gradient_.mutable_data_ptr<T>() + (piece.e * D + d) * H + piece.h);
-    }
+    if (wanted_[kW2]) put(s.w2, D, width, w2_gradient_, chunk.e * D * H + chunk.h, H);
   }
 
-  /// The hidden columns from h on, which are the ones from `column` on of their group. `add`: to the gradients of weights.
+  /// The hidden columns from h on, which are the ones from `column` on of their group. `add`: to the chunk's gradients of
+  /// both matrices, which have tiles before this one in them.
   void one_slice(const ExpertPiece& piece, const Tile& tile, int64_t h, int64_t column, bool add, Space& s) {
     const int64_t D = sizes_.D, depth = operand_width(D);
     const int64_t width = std::min(kSlice, piece.h_end - h), ld = operand_width(width);
@@ -233,16 +217,15 @@ class Backward {
                     w2_.block_stride(), s.through, width, false);
     to_hidden(piece, tile, h, width, column, s);
     if (wanted_[kW2]) {
-      const Target sum = w2_sum(piece, h, s);
       multiply_blocks(D, width, tile.rows, reinterpret_cast<const T*>(s.gradient_transposed), tile.rows,
-                      reinterpret_cast<const T*>(s.after), ld, kPackedColumns * columns_step(), sum.data, sum.ld, add);
+                      reinterpret_cast<const T*>(s.after), ld, kPackedColumns * columns_step(), s.w2 + h - piece.h,
+                      piece.width(), add);
     }
     for (int64_t half = 0; wanted_[kW1] && half < sizes_.halves; ++half) {
-      const Target sum = w1_sum(piece, half, h, s);
+      float* const sum = s.w1 + (half * piece.width() + h - piece.h) * D;
       const P* before = s.before_transposed[half];  // NOLINT(clang-analyzer-security.ArrayBound): halves is 1 or 2
       multiply_blocks(width, D, tile.rows, reinterpret_cast<const T*>(before), tile.rows,
-                      reinterpret_cast<const T*>(s.x), kPackedColumns, kPackedColumns * tile.rows, sum.data, sum.ld,
-                      add);
+                      reinterpret_cast<const T*>(s.x), kPackedColumns, kPackedColumns * tile.rows, sum, D, add);
     }
   }
 
@@ -370,8 +353,6 @@ class Backward {
   const MlpCall& call_;
   const MlpSizes sizes_;
   const int64_t chunk_ = chunk_at(sizes_.D, sizes_.halves);
-  /// Weights in bf16 have gradients in bf16, of sums in fp32 that are there for a chunk at a time.
-  const bool rounds_weights_ = std::is_same_v<T, c10::BFloat16> && call_.weights.w1.scalar_type() == at::kBFloat16;
   const MlpWanted wanted_;
   const RowPasses<P>& passes_ = row_passes<P>();
   const ExpertRows rows_;

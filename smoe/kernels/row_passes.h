@@ -95,6 +95,9 @@ struct RowPasses {
   /// out [width] = T(Σ_i of rows[i]), in the order given.
   void (*sum_rows)(const float* const* rows, int64_t count, int64_t width, T* out);
 
+  /// out [rows, width] (ld ld_out) = T(sum [rows, width]); past the caches where that can be, for what is not read soon.
+  void (*put_sums)(const float* sum, int64_t rows, int64_t width, T* out, int64_t ld_out);
+
   /// A matrix B [K, N], element (k, n) at k · stride_k + n · stride_n, as second operands: blocks of 64 columns, each
   /// [K, 64] (bf16: K rounded up to even, in pairs of rows), missing rows zero and missing columns up to the next multiple of
   /// 16; what is past these is not written, and nothing reads it. `in` is fp32 or, for bf16, T itself where in_is_t.

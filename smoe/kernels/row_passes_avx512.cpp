@@ -142,6 +142,17 @@ void sum_rows_512(const float* const* rows, int64_t count, int64_t width, T* out
   }
 }
 
+template <class T>
+void put_sums_512(const float* sum, int64_t rows, int64_t width, T* out, int64_t ld_out) {
+  if (width % kLanes != 0 || !can_stream(out, ld_out)) return put_sums(sum, rows, width, out, ld_out);
+  for (int64_t r = 0; r < rows; ++r) {
+    for (int64_t c = 0; c < width; c += kLanes) {
+      stream16(out + r * ld_out + c, to_stored(out, _mm512_loadu_ps(sum + r * width + c)));
+    }
+  }
+  _mm_sfence();
+}
+
 /// A whole number of squares, of a matrix whose rows or columns stand in one piece: along those, where they are rows.
 template <class T, class In>
 void pack_512(const In* in, int64_t K, int64_t N, int64_t stride_k, int64_t stride_n, T* out) {
@@ -213,6 +224,7 @@ RowPasses<T> passes_512() {
   passes.activate = activate_512<T>;
   passes.activate_backward = activate_backward_512<T>;
   passes.sum_rows = sum_rows_512<T>;
+  passes.put_sums = put_sums_512<T>;
   passes.pack = pack_512<T>;
   passes.pack_both = pack_both_512<T>;
   return passes;

@@ -273,6 +273,15 @@ void sum_rows(const float* const* rows, int64_t count, int64_t width, T* out) {
   }
 }
 
+template <class T>
+void put_sums(const float* sum, int64_t rows, int64_t width, T* out, int64_t ld_out) {
+  for (int64_t r = 0; r < rows; ++r) {
+    const float* __restrict from = sum + r * width;
+    T* __restrict to = out + r * ld_out;
+    for (int64_t c = 0; c < width; ++c) store(to + c, from[c]);
+  }
+}
+
 /// Sixteen rows k of sixteen columns n of the matrix, zeros where there are none.
 template <class In>
 void load_square(const In* in, int64_t K, int64_t N, int64_t stride_k, int64_t stride_n, int64_t k, int64_t n,
@@ -330,6 +339,7 @@ constexpr RowPasses<T> make_row_passes() {
           scatter_add,
           dot_bias<T>,
           sum_rows<T>,
+          put_sums<T>,
           pack<T>,
           nullptr};
 }

@@ -118,7 +118,8 @@ TEST(MoeMlpGradient, TakesAnExpandedIncomingGradient) {
 constexpr CaseShape kLarge[] = {{.T = 700, .K = 1, .E = 2, .D = 20, .H = 70},
                                 {.T = 700, .K = 1, .E = 2, .D = 520, .H = 70},
                                 {.T = 300, .K = 1, .E = 1, .D = 2100, .H = 300, .activation = Activation::kSwiglu},
-                                {.T = 300, .K = 1, .E = 9, .D = 2100, .H = 300}};
+                                {.T = 300, .K = 1, .E = 9, .D = 2100, .H = 300},
+                                {.T = 1500, .K = 1, .E = 5, .D = 1100, .H = 500}};
 
 TEST(MoeMlpGradient, OtherTypesAgreeWithFp64) {
   std::mt19937_64 random(7);
