@@ -62,7 +62,7 @@ std::vector<int64_t> capacities_of(double factor, int64_t tokens, int64_t k, con
 
 Limited limit(const Routing& routing, int64_t experts, int64_t capacity, DropPriority priority,
               const at::Tensor& valid) {
-  if (capacity < 0) return {routing, at::zeros({experts}, at::kLong)};
+  if (capacity < 0) return {routing, at::zeros({experts}, routing.expert.options().dtype(at::kLong))};
   return limit(routing, std::vector<int64_t>(static_cast<size_t>(experts), capacity), priority, valid);
 }
 

@@ -3,6 +3,7 @@
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/logsumexp.h>
+#include <ATen/ops/ones.h>
 #include <ATen/ops/tensor.h>
 #include <ATen/ops/zeros.h>
 
@@ -26,10 +27,10 @@ at::Tensor entropy_of(const Probabilities& probabilities) {
 at::Tensor logsumexp_sq_of(const Logits& logits) { return at::logsumexp(logits.value, -1, /*keepdim=*/true).square(); }
 
 /// Sums over the valid tokens that the gradient goes through.
-LayerTerms terms_of(const Routing& routing, const LayerStats& stats, const at::Tensor& valid) {
+LayerTerms terms_of(const Routing& routing, const LayerRecord& record, const at::Tensor& valid) {
   LayerTerms terms;
-  terms.tokens = stats.tokens;
-  terms.count = stats.count.to(routing.weight.options().requires_grad(false));
+  terms.tokens = record.tokens;
+  terms.count = record.count().to(routing.weight.options().requires_grad(false));
   terms.named = routing.terms;
   if (routing.probabilities.value.defined()) {
     terms.probability = mask_rows(routing.probabilities.value, valid).sum(0);
@@ -39,27 +40,50 @@ LayerTerms terms_of(const Routing& routing, const LayerStats& stats, const at::T
   return terms;
 }
 
-at::Tensor sum_to_cpu(const at::Tensor& values) { return values.to(at::kDouble).sum(0).to(at::kCPU); }
+/// How often each id in [0, experts) occurs; others do not count. [experts] double
+at::Tensor count_of(const at::Tensor& expert, int64_t experts) {
+  const at::Tensor place = expert.reshape({-1}).to(at::kLong).add(1).clamp_min(0);  // empty slots in one of their own
+  const auto type = expert.options().dtype(at::kDouble);
+  return at::zeros({experts + 1}, type)
+      .scatter_add_(0, place, at::ones({1}, type).expand_as(place))
+      .narrow(0, 1, experts);
+}
 
-LayerStats sums_of(const Routing& routing, int64_t experts, const at::Tensor& dropped, const at::Tensor& valid,
-                   bool all) {
+LayerRecord record_of(const Routing& routing, int64_t experts, const at::Tensor& dropped, const at::Tensor& valid,
+                      bool all) {
   const at::NoGradGuard no_grad;
-  LayerStats stats;
-  const at::Tensor expert =
-      valid.defined() ? routing.expert.masked_fill(valid.logical_not().unsqueeze(1), -1) : routing.expert;
-  const at::Tensor assigned = expert.masked_select(expert.ge(0)).to(at::kLong);
-  stats.count = assigned.bincount({}, experts).to(at::kDouble).to(at::kCPU);
-  stats.dropped = dropped.to(at::kCPU, at::kDouble);
-  stats.probability = at::zeros({experts}, at::kDouble);
-  stats.tokens = valid.defined() ? valid.sum().item<double>() : static_cast<double>(expert.size(0));
+  const at::Tensor& given = routing.expert;
+  const at::Tensor expert = valid.defined() ? given.masked_fill(valid.logical_not().unsqueeze(1), -1) : given;
+  const auto type = expert.options().dtype(at::kDouble);
+  const auto sum = [&](const at::Tensor& of_tokens) { return mask_rows(of_tokens, valid).to(type).sum(0); };
+  at::Tensor probability = at::zeros({experts}, type), entropy = at::zeros({1}, type), logsumexp_sq = entropy;
   if (all && routing.probabilities.value.defined()) {
-    stats.probability = sum_to_cpu(mask_rows(routing.probabilities.value, valid));
-    stats.entropy = sum_to_cpu(mask_rows(entropy_of(routing.probabilities), valid)).item<double>();
+    probability = sum(routing.probabilities.value);
+    entropy = sum(entropy_of(routing.probabilities));
   }
-  if (all && routing.logits.value.defined()) {
-    stats.logsumexp_sq = sum_to_cpu(mask_rows(logsumexp_sq_of(routing.logits), valid)).item<double>();
+  if (all && routing.logits.value.defined()) logsumexp_sq = sum(logsumexp_sq_of(routing.logits));
+  return {.sums = at::cat({count_of(expert, experts), probability, dropped.to(type), entropy, logsumexp_sq}),
+          .tokens = valid.defined() ? valid.sum().item<double>() : static_cast<double>(expert.size(0))};
+}
+
+/// What is in a record's sums, which are on the CPU.
+LayerStats stats_of(const LayerRecord& record) {
+  const int64_t experts = record.experts();
+  return {.count = record.count(),
+          .probability = record.sums.narrow(0, experts, experts),
+          .dropped = record.sums.narrow(0, 2 * experts, experts),
+          .entropy = record.sums[3 * experts].item<double>(),
+          .logsumexp_sq = record.sums[3 * experts + 1].item<double>(),
+          .tokens = record.tokens};
+}
+
+/// The sums of a layer's micro-batches, in order.
+LayerRecord sum_of(const std::map<int64_t, LayerRecord>& micro_batches) {
+  LayerRecord sum = micro_batches.begin()->second;
+  for (auto entry = std::next(micro_batches.begin()); entry != micro_batches.end(); ++entry) {
+    sum = {.sums = sum.sums + entry->second.sums, .tokens = sum.tokens + entry->second.tokens};
   }
-  return stats;
+  return sum;
 }
 
 }  // namespace
@@ -83,29 +107,29 @@ double ActiveExperts::among(int64_t first, int64_t size, int64_t experts) const 
   return tokens_ > 0 ? kept_.narrow(0, first, size).sum().item<double>() / tokens_ : 0;
 }
 
-LayerStats& LayerStats::operator+=(const LayerStats& other) {
-  count = count + other.count;
-  probability = probability + other.probability;
-  dropped = dropped + other.dropped;
-  entropy += other.entropy;
-  logsumexp_sq += other.logsumexp_sq;
-  tokens += other.tokens;
-  return *this;
-}
-
 void StatsBook::record(int64_t layer, const Routing& routing, int64_t experts, const at::Tensor& dropped,
                        const at::Tensor& valid) {
-  LayerStats stats = sums_of(routing, experts, dropped, valid, detail_ != Detail::kCounts);
-  if (detail_ == Detail::kTerms) terms_[layer] = terms_of(routing, stats, valid);
-  records_[layer][micro_batch_] = std::move(stats);
+  LayerRecord record = record_of(routing, experts, dropped, valid, detail_ != Detail::kCounts);
+  if (detail_ == Detail::kTerms) terms_[layer] = terms_of(routing, record, valid);
+  records_[layer][micro_batch_] = std::move(record);
 }
 
 std::vector<LayerStats> StatsBook::layers() const {
-  std::vector<LayerStats> out;
+  std::vector<LayerRecord> records;
+  std::vector<at::Tensor> sums;
   for (const auto& [layer, micro_batches] : records_) {
-    LayerStats sum = micro_batches.begin()->second;
-    for (auto entry = std::next(micro_batches.begin()); entry != micro_batches.end(); ++entry) sum += entry->second;
-    out.push_back(std::move(sum));
+    records.push_back(sum_of(micro_batches));
+    sums.push_back(records.back().sums);
+  }
+  if (records.empty()) return {};
+  const at::Tensor all = at::cat(sums).to(at::kCPU);  // a device is waited for once
+  std::vector<LayerStats> out;
+  int64_t first = 0;
+  for (LayerRecord& record : records) {
+    const int64_t size = record.sums.size(0);
+    record.sums = all.narrow(0, first, size);
+    out.push_back(stats_of(record));
+    first += size;
   }
   return out;
 }
@@ -125,12 +149,10 @@ std::vector<LayerStats> StatsBook::layers(const ProcessGroup& group) const {
 PooledCount StatsBook::pooled(int64_t layer) const {
   const auto found = records_.find(layer);
   require(found != records_.end(), "layer ", layer, " has recorded nothing that could be pooled");
-  const std::map<int64_t, LayerStats>& micro_batches = found->second;
-  at::Tensor sums;  // counts, tokens, micro-batches: they travel together
-  for (const auto& [index, stats] : micro_batches) {
-    const at::Tensor own = at::cat({stats.count, at::tensor({stats.tokens, 1.0}, at::kDouble)});
-    sums = sums.defined() ? sums + own : own;
-  }
+  const LayerRecord record = sum_of(found->second);
+  const auto micro_batches = static_cast<double>(found->second.size());
+  // They travel together.
+  at::Tensor sums = at::cat({record.count().to(at::kCPU), at::tensor({record.tokens, micro_batches}, at::kDouble)});
   if (group_ != nullptr) group_->all_reduce_sum(sums);
   const int64_t experts = sums.numel() - 2;
   return {.count = sums.narrow(0, 0, experts),

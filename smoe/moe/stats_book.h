@@ -30,8 +30,15 @@ struct LayerStats {
   /// Assignments a token that were kept, to experts of any kind.
   double mean_active_experts() const;
   double dropped_fraction() const;
+};
 
-  LayerStats& operator+=(const LayerStats& other);
+/// The same sums in one micro-batch, or several, on the device that they were made on, which is not waited for.
+struct LayerRecord {
+  at::Tensor sums;  ///< [3 E + 2] double: count, probability, dropped, entropy, logsumexp_sq
+  double tokens = 0;
+
+  int64_t experts() const { return sums.size(0) / 3; }
+  at::Tensor count() const { return sums.narrow(0, 0, experts()); }
 };
 
 /// How many of a layer's experts a token takes: a number, spread evenly over all of them, or what was counted.
@@ -134,8 +141,8 @@ class StatsBook {
   int64_t micro_batch_ = 0;
   const ProcessGroup* group_ = nullptr;
   LayerObserver observer_;
-  std::map<int64_t, std::map<int64_t, LayerStats>> records_;  // layer → micro-batch → sums
-  std::map<int64_t, LayerTerms> terms_;                       // layer → terms of this micro-batch
+  std::map<int64_t, std::map<int64_t, LayerRecord>> records_;  // layer → micro-batch → sums
+  std::map<int64_t, LayerTerms> terms_;                        // layer → terms of this micro-batch
   std::map<int64_t, std::map<std::string, Term>> other_terms_;
 };
 

@@ -59,7 +59,7 @@ EvalResult evaluate(LanguageModel& model, const TokenSequence& text, const EvalL
   Memory memory = model.empty_memory(streams);
   StatsBook own_book(StatsBook::Detail::kCounts);
   StatsBook& book = given_book != nullptr ? *given_book : own_book;
-  double nll = 0;
+  at::Tensor sum;  // [] double, on the device, which is waited for at the end
   int64_t tokens = 0;
   const auto start = std::chrono::steady_clock::now();
   for (int64_t segment = 0; left > 0; ++segment) {
@@ -74,9 +74,11 @@ EvalResult evaluate(LanguageModel& model, const TokenSequence& text, const EvalL
     pass.random = RandomStream(0).at("evaluation").at(static_cast<uint64_t>(segment));
     const at::Tensor logits = model.forward(next.input.narrow(1, 0, size).to(device), memory, pass);
     const int64_t count = streams * size;
-    nll += mean_nll(logits, next.target.narrow(1, 0, size).to(device)).item<double>() * static_cast<double>(count);
+    const at::Tensor nll = mean_nll(logits, next.target.narrow(1, 0, size).to(device)).to(at::kDouble) * count;
+    sum = sum.defined() ? sum + nll : nll;
     tokens += count;
   }
+  const double nll = sum.defined() ? sum.item<double>() : 0;
   const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
 
   result.nll = nll / static_cast<double>(tokens);

@@ -1,5 +1,6 @@
 #include "smoe/moe/stats_book.h"
 
+#include <ATen/Context.h>
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -119,9 +120,11 @@ TEST(StatsBook, AMicroBatchComputedTwiceCountsOnce) {
   book.record(0, two, kExperts, none(), {});
   book.begin_micro_batch(0);
   book.record(0, one, kExperts, none(), {});
-  LayerStats want = of_one_record(one);
-  want += of_one_record(two);
-  expect_equal(book.layers()[0], want);
+  StatsBook want;
+  want.record(0, one, kExperts, none(), {});
+  want.begin_micro_batch(1);
+  want.record(0, two, kExperts, none(), {});
+  expect_equal(book.layers()[0], want.layers()[0]);
   book.clear();
   EXPECT_TRUE(book.layers().empty());
 }
@@ -235,6 +238,30 @@ TEST(StatsBook, PooledCountsGrowWithTheMicroBatchesOfAllRanks) {
   }
   const StatsBook nothing;
   EXPECT_NE(message_of([&] { nothing.pooled(5); }).find("layer 5 has recorded nothing"), std::string::npos);
+}
+
+TEST(StatsBook, OnAGpuAddsUpTheSame) {
+  if (!at::hasCUDA()) GTEST_SKIP() << "LibTorch sees no GPU";
+  StatsBook here(StatsBook::Detail::kTerms), there(StatsBook::Detail::kTerms);
+  for (int64_t i = 0; i < 3; ++i) {
+    for (StatsBook* book : {&here, &there}) {
+      book->begin_micro_batch(i);
+      for (int64_t layer = 0; layer < 2; ++layer) {
+        Routing routing = routing_of(40, static_cast<uint64_t>(3 * layer + i));
+        if (book == &there) {
+          for (at::Tensor* t :
+               {&routing.expert, &routing.weight, &routing.logits.value, &routing.probabilities.value}) {
+            *t = t->to(at::kCUDA);
+          }
+        }
+        at::Tensor valid = torch::arange(40, routing.expert.options()).lt(30 + i);
+        book->record(layer, routing, kExperts, none(), layer == 1 ? valid : at::Tensor());
+      }
+    }
+  }
+  for (size_t layer = 0; layer < 2; ++layer) expect_equal(there.layers().at(layer), here.layers().at(layer));
+  EXPECT_TRUE(torch::equal(there.pooled(1).count, here.pooled(1).count));
+  EXPECT_TRUE(there.terms().at(0).count.is_cuda());
 }
 
 }  // namespace
