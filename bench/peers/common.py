@@ -75,6 +75,21 @@ def timed(function):
     return time.perf_counter() - start
 
 
+def captured(function):
+    """What replays a CUDA graph of a call; RuntimeError where the call waits for the GPU, which cannot be captured."""
+    import torch
+
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        function()  # what is made once
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        function()
+    return graph.replay
+
+
 def timed_on_gpu(function, calls=10):
     """Seconds of one of so many calls that wait for each other only on the GPU."""
     import torch  # not before the variables above are set

@@ -67,9 +67,10 @@ def loop(weights, x, expert, weight, indexed=False):
 
 
 def by_expert(expert, experts):
-    """The expert of each slot; the slots' order by expert; how many each expert has."""
+    """The expert of each slot; the slots' order by expert; how many each expert has, without waiting for a GPU."""
     flat = expert.flatten()
-    return flat, flat.argsort(stable=True), torch.bincount(flat, minlength=experts)
+    count = torch.zeros(experts, dtype=torch.long, device=flat.device).scatter_add_(0, flat, torch.ones_like(flat))
+    return flat, flat.argsort(stable=True), count
 
 
 def to_tokens(rows, order, expert):

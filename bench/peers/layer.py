@@ -43,6 +43,8 @@ def parse_arguments():
                         help=f"may be repeated; default {' '.join(SHAPES)}")
     parser.add_argument("--dtype", default="fp32,bf16", help="fp32, bf16 or both; default %(default)s")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"], help="default %(default)s")
+    parser.add_argument("--graph", action="store_true",
+                        help="on a GPU: captures each call in a CUDA graph and times replaying it, where nothing waits")
     parser.add_argument("--threads", default="1,2", type=common.numbers,
                         help="default %(default)s; with --device cuda the first, of the CPU that gives the GPU its work")
     parser.add_argument("--activation", default="relu", choices=["relu", "swiglu"],
@@ -59,6 +61,8 @@ def parse_arguments():
         parser.error(f"--dtype is {' or '.join(common.DTYPES)}, not {arguments.dtype}")
     if min(arguments.threads) < 1 or arguments.repeat < 1:
         parser.error("--threads and --repeat are at least 1")
+    if arguments.graph and arguments.device != "cuda":
+        parser.error("--graph: CUDA graphs are of --device cuda")
     if arguments.device == "cuda":
         if not torch.cuda.is_available():
             parser.error("--device cuda: torch sees no GPU")
@@ -74,10 +78,10 @@ def parse_arguments():
 class Case:
     """One shape in one dtype: inputs, weights, and the dense network that does as much arithmetic."""
 
-    def __init__(self, shape, activation, dtype, device):
+    def __init__(self, shape, activation, dtype, device, graph=False):
         torch.manual_seed(1)
         E, D, H, T, K = (shape[letter] for letter in "EDHTK")
-        self.shape, self.activation, self.dtype = shape, activation, dtype
+        self.shape, self.activation, self.dtype, self.graph = shape, activation, dtype, graph
         self.weights, self.dense = (Experts(*sizes, activation, dtype).to(device)
                                     for sizes in ((E, D, H), (1, D, K * H)))
         self.expert = torch.rand(T, E).argsort(dim=1)[:, :K].contiguous().to(device)
@@ -111,17 +115,21 @@ class Case:
         y = self.forward(name)
         return [y, *torch.autograd.grad(y, self.inputs(name) + self.parameters(name), self.gradient)]
 
-    def time_forward(self, name):
-        with torch.no_grad():
-            return self.timed(lambda: self.forward(name))
+    def forward_call(self, name):
+        """What is timed of a forward pass."""
+        def call():
+            with torch.no_grad():
+                return self.forward(name)
 
-    def time_forward_backward(self, name):
+        return common.captured(call) if self.graph else call
+
+    def forward_backward_call(self, name):
         # As after a step of an optimizer: what is made of the weights has to be made anew.
-        def step():
+        def call():
             torch.autograd.graph.increment_version(self.parameters(name))
-            self.forward_backward(name)
+            return self.forward_backward(name)
 
-        return self.timed(step)
+        return common.captured(call) if self.graph else call
 
     def timed(self, function):
         """Seconds of one call. A GPU is given some at once, as training does, and waited for at the end."""
@@ -150,12 +158,12 @@ def check(case, names, dtype, exact):
     reasons = {}
     for name in names:
         reasons[name] = None
-        if name == DENSE:
-            continue
         try:
-            errors = case.errors(name, exact)
+            errors = (0, 0) if name == DENSE else case.errors(name, exact)  # it computes something else
             if not all(error <= tolerance for error, tolerance in zip(errors, TOLERANCE[dtype])):  # NaN is neither
                 reasons[name] = f"is off by {errors[0]:.2g}, in a gradient by {errors[1]:.2g}"
+            elif case.graph:
+                case.forward_backward_call(name)
         except RuntimeError as failure:
             reasons[name] = f"fails: {str(failure).splitlines()[0]}"
         if name == OURS and reasons[name]:
@@ -170,8 +178,8 @@ def measure(case, names, arguments):
         besides = [*case.parameters(name), *case.inputs(name), case.expert]
         found[name]["activation_bytes"] = memory.saved_bytes(lambda: case.forward(name), besides)
         found[name]["peak_bytes"] = memory.peak_bytes(lambda: case.forward_backward(name), arguments.device)
-    for key, run, factor in (("forward", case.time_forward, 1), ("forward_backward", case.time_forward_backward, 3)):
-        calls = {name: (lambda name=name: run(name)) for name in names}
+    for key, make, factor in (("forward", case.forward_call, 1), ("forward_backward", case.forward_backward_call, 3)):
+        calls = {name: (lambda call=make(name): case.timed(call)) for name in names}
         for name, seconds in common.measure_in_turns(calls, arguments.repeat).items():
             times = common.spread([1e3 * each for each in seconds])
             found[name][key + "_ms"] = {**times, "runs": len(seconds)}
@@ -210,13 +218,13 @@ def main():
         text = ",".join(f"{letter}{number}" for letter, number in shape.items())
         exact = Case(shape, arguments.activation, torch.float64, arguments.device).forward_backward("loop")
         for dtype in arguments.dtypes:
-            case = Case(shape, arguments.activation, TORCH_DTYPES[dtype], arguments.device)
+            case = Case(shape, arguments.activation, TORCH_DTYPES[dtype], arguments.device, arguments.graph)
             skipped = {name: case.reason_to_skip(name, arguments.max_gather) for name in arguments.names}
             skipped.update(check(case, [name for name in arguments.names if not skipped[name]], dtype, exact))
             names = [name for name in arguments.names if not skipped[name]]
             for threads in arguments.threads:
                 torch.set_num_threads(threads)
-                place = common.place(arguments.device, threads)
+                place = common.place(arguments.device, threads) + (", CUDA graphs" if arguments.graph else "")
                 output.say(f"\n### {text}, {arguments.activation}, {dtype}, {place}\n")
                 found = measure(case, names, arguments)
                 show(found, output)
@@ -225,7 +233,7 @@ def main():
                         output.say(f"\nNot run: {name}, which {reason}.")
                 for name, values in found.items():
                     output.result(bench="layer", implementation=name, shape=text, activation=arguments.activation,
-                                  dtype=dtype, device=arguments.device, threads=threads, **values, **about)
+                                  dtype=dtype, device=arguments.device, graph=arguments.graph, threads=threads, **values, **about)
 
 
 if __name__ == "__main__":
