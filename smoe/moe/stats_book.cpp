@@ -40,7 +40,7 @@ LayerTerms terms_of(const Routing& routing, const LayerRecord& record, const at:
   return terms;
 }
 
-/// How often each id in [0, experts) occurs; others do not count. [experts] double
+/// How often each expert was chosen; empty slots do not count. [experts] double
 at::Tensor count_of(const at::Tensor& expert, int64_t experts) {
   const at::Tensor place = expert.reshape({-1}).to(at::kLong).add(1).clamp_min(0);  // empty slots in one of their own
   const auto type = expert.options().dtype(at::kDouble);
