@@ -163,7 +163,7 @@ def check(case, names, dtype, exact):
             if not all(error <= tolerance for error, tolerance in zip(errors, TOLERANCE[dtype])):  # NaN is neither
                 reasons[name] = f"is off by {errors[0]:.2g}, in a gradient by {errors[1]:.2g}"
             elif case.graph:
-                case.forward_backward_call(name)
+                case.forward_backward_call(name)  # fails where the call waits for the GPU
         except RuntimeError as failure:
             reasons[name] = f"fails: {str(failure).splitlines()[0]}"
         if name == OURS and reasons[name]:
@@ -233,7 +233,8 @@ def main():
                         output.say(f"\nNot run: {name}, which {reason}.")
                 for name, values in found.items():
                     output.result(bench="layer", implementation=name, shape=text, activation=arguments.activation,
-                                  dtype=dtype, device=arguments.device, graph=arguments.graph, threads=threads, **values, **about)
+                                  dtype=dtype, device=arguments.device, graph=arguments.graph, threads=threads,
+                                  **values, **about)
 
 
 if __name__ == "__main__":
