@@ -35,6 +35,7 @@ template <class T>
 Inputs<T> inputs_of(const at::Tensor& query, const at::Tensor& key_value, const at::Tensor& u, const at::Tensor& v) {
   return {.query = query.const_data_ptr<T>(),
           .key_value = key_value.const_data_ptr<T>(),
+          .key_value_stride = key_value.stride(0),
           .u = u.const_data_ptr<float>(),
           .v = v.const_data_ptr<float>()};
 }
@@ -65,7 +66,7 @@ class AttentionCpu : public torch::autograd::Function<AttentionCpu> {
     const Shape shape = shape_of(query, key_value, context->saved_data["window"].toInt(),
                                  context->saved_data["dropout"].toDouble(), context->saved_data["key"].toInt());
     const at::Tensor gradient = gradients[0].contiguous();
-    at::Tensor of_query = at::empty_like(query), of_key_value = at::empty_like(key_value);
+    at::Tensor of_query = at::empty_like(query), of_key_value = at::empty(key_value.sizes(), key_value.options());
     at::Tensor of_position = at::empty_like(position);
     at::Tensor of_u = at::empty({shape.N, shape.B, shape.P}, at::kFloat), of_v = at::empty_like(of_u);
     const auto run = [&]<class T>() {
@@ -93,9 +94,11 @@ bool relative_attention_cpu_takes(const RelativeAttentionInput& in) {
 }
 
 at::Tensor relative_attention_cpu(const RelativeAttentionInput& in) {
-  return AttentionCpu::apply(in.query.contiguous(), in.key_value.contiguous(), in.position.contiguous(),
-                             in.content_bias.contiguous(), in.position_bias.contiguous(), in.window, in.dropout,
-                             static_cast<int64_t>(in.dropout_key));
+  // Sequences may be far apart, as they are in the middle of a longer memory.
+  const bool whole_sequences = in.key_value[0].is_contiguous();
+  return AttentionCpu::apply(in.query.contiguous(), whole_sequences ? in.key_value : in.key_value.contiguous(),
+                             in.position.contiguous(), in.content_bias.contiguous(), in.position_bias.contiguous(),
+                             in.window, in.dropout, static_cast<int64_t>(in.dropout_key));
 }
 
 }  // namespace smoe

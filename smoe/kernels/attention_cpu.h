@@ -167,12 +167,13 @@ struct Places {
 template <class T>
 struct Inputs {
   const T *query, *key_value;
-  const float *u, *v;  // [N, P]
+  int64_t key_value_stride;  // between sequences
+  const float *u, *v;        // [N, P]
 
   const T* queries(const Shape& s, int64_t b, int64_t n, int64_t i) const {
     return query + ((b * s.S + i) * s.N + n) * s.P;
   }
-  const T* keys(const Shape& s, int64_t b, int64_t n) const { return key_value + (b * s.L * 2 * s.N + n) * s.P; }
+  const T* keys(const Shape& s, int64_t b, int64_t n) const { return key_value + b * key_value_stride + n * s.P; }
   const T* values(const Shape& s, int64_t b, int64_t n) const { return keys(s, b, n) + s.N * s.P; }
 };
 

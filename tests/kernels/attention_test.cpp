@@ -183,6 +183,19 @@ TEST(Attention, QueriesInPartsEqualAllAtOnce) {
   }
 }
 
+TEST(Attention, KeysOfASequenceMayStandInALongerOne) {
+  for (const auto type : {at::kFloat, at::kBFloat16}) {
+    const RelativeAttentionInput exact = random_input({3, 20, 45, 2, 16, -1}, 8);
+    const auto want = run(relative_attention, cast(exact, type));
+    RelativeAttentionInput part = cast(exact, type);
+    const at::Tensor longer = torch::full({3, 100, 2, 2, 16}, NAN, at::TensorOptions(type));
+    longer.narrow(1, 20, 65).copy_(part.key_value.detach());
+    part.key_value = longer.narrow(1, 20, 65).detach().requires_grad_();
+    const auto got = run(relative_attention, part);
+    for (size_t i = 0; i < want.size(); ++i) EXPECT_TRUE(torch::equal(got[i], want[i])) << type << ' ' << i;
+  }
+}
+
 TEST(Attention, NanStaysInItsSequence) {
   RelativeAttentionInput exact = random_input({3, 40, 20, 2, 8, -1}, 6);
   const auto clean = run(relative_attention, cast(exact, at::kFloat));
