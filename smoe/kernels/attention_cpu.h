@@ -69,15 +69,39 @@ struct Span {
   int64_t key = 0, place = 0, count = 0;
 };
 
-/// Sets all but [first, first + count) of a row of `width` numbers to zero.
-inline void clear_around(float* row, int64_t first, int64_t count, int64_t width) {
-  std::fill(row, row + first, 0.0f);
-  std::fill(row + first + count, row + width, 0.0f);
+/// The type that the passes of row_passes.h have for T.
+template <class T>
+using PassOf = PassType<T>::type;
+
+template <class T>
+PassOf<T>* as_pass(T* data) {
+  return reinterpret_cast<PassOf<T>*>(data);
+}
+template <class T>
+const PassOf<T>* as_pass(const T* data) {
+  return reinterpret_cast<const PassOf<T>*>(data);
 }
 
-inline void store_row(const float* in, int64_t count, float* out) { std::copy_n(in, count, out); }
-inline void store_row(const float* in, int64_t count, c10::BFloat16* out) {
-  attention_rows().to_bf16(in, count, reinterpret_cast<uint16_t*>(out));
+/// Sets all but [first, first + count) of a row of `width` numbers to zero.
+template <class T>
+void clear_around(T* row, int64_t first, int64_t count, int64_t width) {
+  std::fill(row, row + first, T(0));
+  std::fill(row + first + count, row + width, T(0));
+}
+
+/// out [count] = T(scale · in).
+template <class T>
+void store_row(const float* in, int64_t count, T* out, float scale = 1) {
+  attention_rows<PassOf<T>>().put_scaled(in, scale, count, as_pass(out));
+}
+
+/// Asks for so many rows of a head that will be read or written soon: they lie apart, which the processor does not foresee.
+template <class T>
+void prefetch_rows(const T* row, int64_t stride, int64_t rows, int64_t width) {
+  constexpr int64_t kLine = 64 / sizeof(T);
+  for (int64_t r = 0; r < rows; ++r, row += stride) {
+    for (int64_t i = 0; i < width; i += kLine) __builtin_prefetch(row + i, /*rw=*/0, /*locality=*/2);
+  }
 }
 
 /// Memory that starts on a line of the cache, as the microkernels' loads want it.
@@ -95,39 +119,33 @@ struct LineAllocator {
 template <class T>
 using Buffer = std::vector<T, LineAllocator<T>>;
 
-/// The type that the passes of row_passes.h have for T.
+/// Rows [L, P] of keys, values or places as second operands.
 template <class T>
-using PassOf = PassType<T>::type;
+struct Packed {
+  Buffer<T> transposed;  ///< their transpose [columns, wide, 64], the rows by 64
+  Buffer<T> rows;        ///< themselves in squares [columns, heads, 64, 64], zeros where there is nothing
+};
+enum class Pack { kTransposed, kRows, kBoth };
 
+/// `matrix` [L, P], its rows `stride` apart, 64 of them at a time, while the next are on their way.
 template <class T>
-PassOf<T>* as_pass(T* data) {
-  return reinterpret_cast<PassOf<T>*>(data);
-}
-template <class T>
-const PassOf<T>* as_pass(const T* data) {
-  return reinterpret_cast<const PassOf<T>*>(data);
-}
-
-/// The transpose of matrix [L, P], its rows `stride` apart, as second operands: out [columns, wide, 64], the rows by 64,
-/// zeros where there is none.
-template <class T>
-void pack_transposed(const Shape& shape, const T* matrix, int64_t stride, Buffer<T>& out) {
-  out.resize(static_cast<size_t>(shape.columns() * shape.wide * kColumns));
-  row_passes<PassOf<T>>().pack(matrix, /*in_is_t=*/true, shape.P, shape.L, 1, stride, as_pass(out.data()));
-}
-
-/// The matrix itself in squares: out [columns, heads, 64, 64], rows and columns by 64, zeros where there is nothing.
-template <class T>
-void pack_rows(const Shape& shape, const T* matrix, int64_t stride, Buffer<T>& out) {
+void pack(const Shape& shape, const T* matrix, int64_t stride, Pack what, Packed<T>& out) {
   constexpr int64_t kSquare = kColumns * kColumns;
-  out.resize(static_cast<size_t>(shape.columns() * shape.heads() * kSquare));
-  for (int64_t row = 0; row < shape.L; row += kColumns) {
-    const int64_t rows = std::min(kColumns, shape.L - row);
-    for (int64_t p = 0; p < shape.P; p += kColumns) {
-      T* square = out.data() + (row / kColumns * shape.heads() + p / kColumns) * kSquare;
+  const RowPasses<PassOf<T>>& passes = row_passes<PassOf<T>>();
+  if (what != Pack::kRows) out.transposed.resize(static_cast<size_t>(shape.columns() * shape.wide * kColumns));
+  if (what != Pack::kTransposed) out.rows.resize(static_cast<size_t>(shape.columns() * shape.heads() * kSquare));
+  for (int64_t first = 0; first < shape.L; first += kColumns) {
+    const int64_t rows = std::min(kColumns, shape.L - first), next = first + rows;
+    const T* tile = matrix + first * stride;
+    prefetch_rows(matrix + next * stride, stride, std::min(kColumns, shape.L - next), shape.P);
+    if (what != Pack::kRows) {
+      passes.pack(tile, /*in_is_t=*/true, shape.P, rows, 1, stride,
+                  as_pass(out.transposed.data() + first * shape.wide));
+    }
+    for (int64_t p = 0; what != Pack::kTransposed && p < shape.P; p += kColumns) {
+      T* square = out.rows.data() + (first / kColumns * shape.heads() + p / kColumns) * kSquare;
       if (rows < kColumns) std::fill_n(square, kSquare, T(0));
-      row_passes<PassOf<T>>().pack(matrix + row * stride + p, /*in_is_t=*/true, rows, std::min(kColumns, shape.P - p),
-                                   stride, 1, as_pass(square));
+      passes.pack(tile + p, /*in_is_t=*/true, rows, std::min(kColumns, shape.P - p), stride, 1, as_pass(square));
     }
   }
 }
@@ -146,22 +164,17 @@ void transpose(const T* in, int64_t rows, int64_t columns, T* out) {
                                             nullptr, nullptr);
 }
 
-/// Rows of `sum` [columns, P, 64], transposed: calls store(row, its P numbers) for each of L.
-template <class Store>
-void for_each_row(const Shape& shape, const float* sum, Buffer<float>& rows, const Store& store) {
+/// Rows of `sum` [columns, P, 64], transposed, as rows [L, P] `stride` apart.
+template <class T>
+void store_transposed(const Shape& shape, const float* sum, Buffer<float>& rows, T* to, int64_t stride) {
   rows.resize(static_cast<size_t>(kColumns * shape.P));
-  for (int64_t first = 0; first < shape.L; first += kColumns) {
-    transpose(sum + first * shape.P, shape.P, kColumns, rows.data());
+  for (int64_t first = 0; first < shape.L; first += kColumns, to += kColumns * stride) {
     const int64_t count = std::min(kColumns, shape.L - first);
-    for (int64_t r = 0; r < count; ++r) store(first + r, rows.data() + r * shape.P);
+    prefetch_rows(to, stride, count, shape.P);
+    transpose(sum + first * shape.P, shape.P, kColumns, rows.data());
+    for (int64_t r = 0; r < count; ++r) store_row(rows.data() + r * shape.P, shape.P, to + r * stride);
   }
 }
-
-/// The places of one head, which all sequences share.
-template <class T>
-struct Places {
-  Buffer<T> transposed, rows;  // rows for backward only
-};
 
 /// The inputs as pointers.
 template <class T>
@@ -189,6 +202,7 @@ struct Scores {
 
   void compute(const Shape& shape, const Block& block, const Inputs<T>& in, int64_t b, int64_t n, const T* keys,
                const T* places) {
+    prefetch_rows(in.queries(shape, b, n, block.first), shape.N * shape.P, block.rows, shape.P);
     std::fill(with_u.begin(), with_u.end(), T(0));
     std::fill(with_v.begin(), with_v.end(), T(0));
     for (int64_t r = 0; r < block.rows; ++r) {

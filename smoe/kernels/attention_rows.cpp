@@ -2,11 +2,10 @@
 #include "smoe/kernels/attention_rows_body.h"
 
 namespace smoe {
+namespace {
 
-AttentionRows attention_rows_baseline() { return make_attention_rows(); }
-
-const AttentionRows& attention_rows() {
-  static const AttentionRows kChosen = [] {
+const AttentionRowsLevel& level() {
+  static const AttentionRowsLevel kChosen = [] {
 #if defined(__x86_64__)
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
         __builtin_cpu_supports("avx512vl")) {
@@ -17,6 +16,20 @@ const AttentionRows& attention_rows() {
     return attention_rows_baseline();
   }();
   return kChosen;
+}
+
+}  // namespace
+
+AttentionRowsLevel attention_rows_baseline() { return make_attention_rows_level(); }
+
+template <>
+const AttentionRows<float>& attention_rows<float>() {
+  return level().fp32;
+}
+
+template <>
+const AttentionRows<Bf16>& attention_rows<Bf16>() {
+  return level().bf16;
 }
 
 }  // namespace smoe

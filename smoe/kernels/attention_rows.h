@@ -1,34 +1,60 @@
-// The passes over rows of scores in attention's CPU body. Compiled for several instruction sets from one text
-// (attention_rows_body.h), of which the best is chosen once.
+// The passes over rows of scores in attention's CPU body. One text for any processor and for AVX2 (attention_rows_body.h),
+// another for AVX-512; the best is chosen once.
 #pragma once
 
 #include <cstdint>
 
+#include "smoe/kernels/row_passes.h"
+
 namespace smoe {
 
-struct AttentionRows {
-  /// The softmax of scale · (content + relative) [count ≥ 1] in place of content; returns the log-sum-exp.
-  float (*softmax)(float* content, const float* relative, int64_t count, float scale);
-
-  /// x *= mask, [count].
-  void (*multiply)(float* x, const float* mask, int64_t count);
-
-  /// Backward of a row, [count]: p = exp(scale · (content + relative) − log_sum); content becomes p · mask, and gradient
-  /// (given: that of p · mask) as well as relative become scale · p · (gradient · mask − delta). mask may be null.
-  void (*backward)(float* content, float* relative, float* gradient, const float* mask, int64_t count, float scale,
-                   float log_sum, float delta);
-
-  /// out [count] = the bits of bf16 numbers, to nearest even.
-  void (*to_bf16)(const float* in, int64_t count, uint16_t* out);
-  /// Two rows as a pair of a second operand: out [2 · count] = even[0], odd[0], even[1], …
-  void (*to_bf16_pairs)(const float* even, const float* odd, int64_t count, uint16_t* out);
+/// Numbers of a wider row: its columns [first, first + count); the others are zero.
+struct RowPart {
+  const float* data;
+  int64_t first, count;
 };
 
-const AttentionRows& attention_rows();
+/// What a row's exponentials were taken from, and come to.
+struct RowExponentials {
+  float top, sum;
+};
+
+/// T is float or Bf16: the dtype of queries, keys, values and of the operands of the products.
+template <class T>
+struct AttentionRows {
+  /// Of scores s = scale · (content + relative) [count ≥ 1]: out = T(e^(s − top) · mask) with the largest as top, and the sum of
+  /// the exponentials before the mask, which may be null. Overwrites content; out may be content where T is float.
+  RowExponentials (*exponentials)(float* content, const float* relative, const float* mask, int64_t count, float scale,
+                                  T* out);
+
+  /// Backward of a row, [count]: p = e^(scale · (content + relative) − log_sum); content becomes p · mask, and gradient (given:
+  /// that of p · mask) becomes scale · p · (gradient · mask − delta), that of either term of the score. mask may be null.
+  void (*backward)(float* content, const float* relative, float* gradient, const float* mask, int64_t count,
+                   float scale, float log_sum, float delta);
+
+  /// Two rows of `width`, a multiple of 16, as rows `ld` apart of a first operand, unless that is null, and as the pair of rows of
+  /// a second one: even[0], odd[0], even[1], … Null for fp32, whose rows are operands as they are.
+  void (*put_pair)(const RowPart& even, const RowPart& odd, int64_t width, T* first, int64_t ld, T* second);
+
+  /// out [count] = T(scale · in).
+  void (*put_scaled)(const float* in, float scale, int64_t count, T* out);
+
+  /// Σ a · b over [count].
+  float (*dot)(const T* a, const T* b, int64_t count);
+};
+
+template <class T>
+const AttentionRows<T>& attention_rows();
+
+/// The passes for one instruction set.
+struct AttentionRowsLevel {
+  AttentionRows<float> fp32;
+  AttentionRows<Bf16> bf16;
+};
 
 // What each file that compiles the passes offers to the one that chooses.
-AttentionRows attention_rows_baseline();  // attention_rows.cpp
-AttentionRows attention_rows_avx2();      // attention_rows_avx2.cpp
-AttentionRows attention_rows_avx512();    // attention_rows_avx512.cpp
+AttentionRowsLevel attention_rows_baseline();  // attention_rows.cpp
+AttentionRowsLevel attention_rows_avx2();      // attention_rows_avx2.cpp
+AttentionRowsLevel attention_rows_avx512();    // attention_rows_avx512.cpp
 
 }  // namespace smoe

@@ -3,6 +3,6 @@
 
 namespace smoe {
 
-AttentionRows attention_rows_avx2() { return make_attention_rows(); }
+AttentionRowsLevel attention_rows_avx2() { return make_attention_rows_level(); }
 
 }  // namespace smoe

@@ -5,6 +5,10 @@
 
 #include <immintrin.h>
 
+#include <algorithm>
+#include <type_traits>
+
+#include "smoe/kernels/row_passes_square.h"
 #include "smoe/kernels/row_vectors_avx512.h"
 
 namespace smoe {

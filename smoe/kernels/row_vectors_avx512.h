@@ -3,7 +3,7 @@
 
 #include <immintrin.h>
 
-#include "smoe/kernels/row_passes_square.h"
+#include "smoe/kernels/row_numbers.h"
 
 namespace smoe {
 namespace {

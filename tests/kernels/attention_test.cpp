@@ -7,7 +7,6 @@
 #include <cstdlib>
 #include <random>
 
-#include "smoe/kernels/attention_rows.h"
 #include "tests/base/temp_folder.h"
 #include "tests/kernels/gradcheck.h"
 #include "tests/kernels/mixture_case.h"
@@ -220,57 +219,6 @@ TEST(Attention, RefusesShapesThatDoNotFit) {
   EXPECT_TRUE(says(message([](auto& in) { in.position = in.position.narrow(0, 0, 7); }), "position must be"));
   EXPECT_TRUE(says(message([](auto& in) { in.position_bias = in.position_bias[0]; }), "biases must be"));
   EXPECT_TRUE(says(message([](auto& in) { in.query = in.query.to(torch::kFloat); }), "of one dtype"));
-}
-
-TEST(AttentionRows, EveryInstructionSetComputesASoftmaxAndItsGradient) {
-  std::vector<AttentionRows> levels = {attention_rows_baseline()};
-#if defined(__x86_64__)
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) levels.push_back(attention_rows_avx2());
-  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-      __builtin_cpu_supports("avx512vl")) {
-    levels.push_back(attention_rows_avx512());
-  }
-#endif
-  for (const AttentionRows& rows : levels) {
-    for (const int64_t count : {1, 2, 31, 32, 33, 100, 1024}) {
-      for (const double size : {0.1, 1.0, 30.0, 1000.0}) {
-        torch::manual_seed(static_cast<uint64_t>(count));
-        const at::Tensor content = torch::randn({count}) * size, relative = torch::randn({count}) * size;
-        const at::Tensor gradient = torch::randn({count}), mask = torch::rand({count}).lt(0.7).to(torch::kFloat) / 0.7;
-        const at::Tensor score = ((content + relative) * 0.3f).to(torch::kDouble), p = torch::softmax(score, 0);
-        at::Tensor row = content.clone();
-        const float log_sum = rows.softmax(row.data_ptr<float>(), relative.data_ptr<float>(), count, 0.3f);
-        EXPECT_TRUE(torch::allclose(row.to(torch::kDouble), p, 1e-5, 1e-7)) << count << ' ' << size;
-        EXPECT_NEAR(log_sum, score.logsumexp(0).item<double>(), 2e-6 * (1 + std::abs(log_sum)));
-        at::Tensor c = content.clone(), r = relative.clone(), g = gradient.clone();
-        const float delta = (p * gradient * mask).sum().item<float>();
-        rows.backward(c.data_ptr<float>(), r.data_ptr<float>(), g.data_ptr<float>(), mask.data_ptr<float>(), count,
-                      0.3f, log_sum, delta);
-        const double tolerance = 1e-6 * (1 + size);  // of the exponent's rounding
-        EXPECT_TRUE(torch::allclose(c.to(torch::kDouble), p * mask, 1e-4, tolerance));
-        EXPECT_TRUE(torch::allclose(g.to(torch::kDouble), 0.3 * p * (gradient * mask - delta), 1e-4, tolerance));
-        EXPECT_TRUE(torch::equal(g, r));
-      }
-    }
-    // Where all other keys are far below, where there is an infinity, and where there is a NaN.
-    std::vector<float> row = {0, -1e4f, -100}, none = {0, 0, 0};
-    EXPECT_EQ(rows.softmax(row.data(), none.data(), 3, 1), 0);
-    EXPECT_EQ(row, (std::vector<float>{1, 0, 0}));
-    row = {0, -std::numeric_limits<float>::infinity(), 0};
-    rows.softmax(row.data(), none.data(), 3, 1);
-    EXPECT_EQ(row, (std::vector<float>{0.5f, 0, 0.5f}));
-    row = {0, std::nanf(""), 0};
-    rows.softmax(row.data(), none.data(), 3, 1);
-    for (const float p : row) EXPECT_TRUE(std::isnan(p));
-
-    const at::Tensor x = torch::cat({torch::randn({131}), torch::tensor({NAN, INFINITY, 0.0f, 3e38f, 1e-40f})});
-    at::Tensor single = torch::empty({136}, torch::kBFloat16), pairs = torch::empty({136, 2}, torch::kBFloat16);
-    rows.to_bf16(x.data_ptr<float>(), 136, static_cast<uint16_t*>(single.data_ptr()));
-    EXPECT_TRUE(torch::allclose(single, x.to(torch::kBFloat16), 0, 0, /*equal_nan=*/true));
-    const at::Tensor turned = x.flip(0).contiguous();
-    rows.to_bf16_pairs(x.data_ptr<float>(), turned.data_ptr<float>(), 136, static_cast<uint16_t*>(pairs.data_ptr()));
-    EXPECT_TRUE(torch::allclose(pairs, torch::stack({single, single.flip(0)}, 1), 0, 0, /*equal_nan=*/true));
-  }
 }
 
 TEST(RelativeShift, IsTheIndexFormula) {
