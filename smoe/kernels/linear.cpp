@@ -1,24 +1,43 @@
 #include "smoe/kernels/linear.h"
 
 #include <ATen/TensorOperators.h>
+#include <ATen/ops/cat.h>
 #include <ATen/ops/linear.h>
 
+#include "smoe/kernels/block_gemm.h"
 #include "smoe/kernels/kernel_choice.h"
 
 namespace smoe {
 
 at::Tensor linear(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias, Precision precision) {
-  if (precision == Precision::kFull) {
-    if (!reference_kernels_forced() && linear_cpu_takes(x, weight, bias)) return linear_cpu(x, weight, bias);
-    return linear_reference(x, weight, bias);
+  if (!reference_kernels_forced()) {
+    const at::Tensor rows = to_compute(x, precision);
+    if (linear_cpu_takes(rows, weight, bias)) return linear_cpu({}, rows, weight, bias, x.scalar_type());
   }
-  // The bias is added in fp32: rounding it to bf16 would make it as coarse as the products.
-  const at::Tensor y = at::linear(to_compute(x, precision), to_compute(weight, precision)).to(x.scalar_type());
-  return bias.defined() ? y + bias : y;
+  return linear_reference(x, weight, bias, precision);
 }
 
-at::Tensor linear_reference(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias) {
-  return at::linear(x, weight, bias);
+at::Tensor linear_after(const at::Tensor& memory, const at::Tensor& x, const at::Tensor& weight, Precision precision) {
+  if (memory.size(1) == 0) return linear(x, weight, {}, precision);
+  if (!reference_kernels_forced()) {
+    const at::Tensor rows = to_compute(x, precision);
+    if (linear_cpu_takes(rows, weight, {})) {
+      return linear_cpu(to_compute(memory, precision), rows, weight, {}, x.scalar_type());
+    }
+  }
+  return linear(at::cat({memory, x}, 1), weight, {}, precision);
+}
+
+at::Tensor linear_reference(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias,
+                            Precision precision) {
+  if (precision == Precision::kFull) return at::linear(x, weight, bias);
+  // The bias is added in fp32: rounding it to bf16 would make it as coarse as the products.
+  const at::Tensor y = at::linear(to_compute(x, precision), to_compute(weight, precision));
+  return (bias.defined() ? y.to(bias.scalar_type()) + bias : y).to(x.scalar_type());
+}
+
+bool linear_keeps_only_rows(int64_t rows, at::ScalarType type) {
+  return !reference_kernels_forced() && has_block_gemm(type) && rows >= kLinearRows;
 }
 
 }  // namespace smoe

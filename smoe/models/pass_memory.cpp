@@ -4,6 +4,7 @@
 
 #include "smoe/kernels/attention.h"
 #include "smoe/kernels/expert_gemm.h"
+#include "smoe/kernels/linear.h"
 #include "smoe/models/transformer_xl.h"
 
 namespace smoe {
@@ -28,7 +29,8 @@ PassMemory FeedForward::pass_memory(int64_t tokens, bool dropout, Precision prec
   const bool second_operand_is_kept = activation_ == Activation::kRelu && !dropout && !half;
   if (!second_operand_is_kept) memory.kept += half ? hidden * kHalf / kFull : hidden;
   if (hidden_dropout_ != nullptr) memory.kept += 2 * hidden;  // a mask, and what it is applied to
-  if (half) memory.kept += (T * static_cast<double>(w1_.size(1)) + elements(w1_) + elements(w2_)) * kHalf;
+  if (half) memory.kept += T * static_cast<double>(w1_.size(1)) * kHalf;
+  if (half && !linear_keeps_only_rows(tokens, at::kBFloat16)) memory.kept += (elements(w1_) + elements(w2_)) * kHalf;
   return memory;
 }
 
@@ -63,16 +65,22 @@ PassMemory RelativeAttention::pass_memory(int64_t batch, int64_t segment, int64_
     out.passing += context + B * S * D * kFull + mixture.passing;
     return out;
   }
-  if (precision == Precision::kBf16) {
-    out.kept += (L * D + elements(position_) + elements(output_)) * kHalf;
-    if (mixture_ == nullptr) out.kept += (B * L * D + B * S * D + elements(qkv_)) * kHalf;
+  const bool half = precision == Precision::kBf16;
+  const bool only_rows = linear_keeps_only_rows(batch * segment, half ? at::kBFloat16 : at::kFloat);
+  if (half) {
+    out.kept += L * D * kHalf;
+    if (mixture_ == nullptr) out.kept += B * L * D * kHalf;
+    if (!only_rows) {
+      out.kept += (elements(position_) + elements(output_)) * kHalf;
+      if (mixture_ == nullptr) out.kept += elements(qkv_) * kHalf;
+    }
   }
   // A product with weights that are trained keeps what it multiplies.
-  const bool keeps_context =
-      mixture_ != nullptr ? mixture_->router().traits().trainable : precision != Precision::kBf16;
+  const bool keeps_context = mixture_ != nullptr ? mixture_->router().traits().trainable : !half && !only_rows;
   if (keeps_context) out.kept += context;
   // The gradients of context and input, and of qkv, which comes in two parts the size of the whole.
-  out.passing += 2 * B * L * D * kFull + (mixture_ != nullptr ? mixture.passing : 2 * elements(qkv_) * kFull);
+  const double rows = mixture_ == nullptr && only_rows ? S : L;
+  out.passing += 2 * B * rows * D * kFull + (mixture_ != nullptr ? mixture.passing : 2 * elements(qkv_) * kFull);
   return out;
 }
 
@@ -102,7 +110,12 @@ PassMemory TransformerXl::pass_memory(const Lengths& lengths, double active, boo
   if (!training) return memory;
   memory.kept += T * D * kFull + logits;  // the embedded tokens
   if (spec_.model.dropout > 0) memory.kept += T * D * kFull;
-  if (precision_ == Precision::kBf16) memory.kept += (T * D + elements(embedding_)) * kHalf;
+  if (precision_ == Precision::kBf16) {
+    memory.kept += T * D * kHalf;
+    if (!linear_keeps_only_rows(lengths.batch * lengths.segment, at::kBFloat16)) {
+      memory.kept += elements(embedding_) * kHalf;
+    }
+  }
   return memory;
 }
 

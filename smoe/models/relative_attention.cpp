@@ -38,21 +38,23 @@ at::Tensor RelativeAttention::forward(const at::Tensor& x, const AttentionInput&
   const ProfiledPart part("smoe.attention");
   const int64_t B = x.size(0), S = x.size(1), L = input.positions.size(0), N = heads_, P = head_width_;
   const int64_t inner = N * P;
-  const at::Tensor context = input.memory.size(1) > 0 ? at::cat({input.memory, x}, 1) : x;  // [B, L, D]
   // In bf16 what comes out stays bf16, for attention takes it so.
+  const at::Tensor fresh = to_compute(x, input.precision), memory = to_compute(input.memory, input.precision);
   const auto project = [&](const at::Tensor& from, const at::Tensor& weight) {
-    return linear(to_compute(from, input.precision), to_compute(weight, input.precision), {}, Precision::kFull);
+    return linear(to_compute(from, input.precision), weight, {}, input.precision);
   };
   RelativeAttentionInput heads;
   if (mixture_ != nullptr) {
     // Past tokens are routed like those of the segment, each by its own vector.
+    const at::Tensor context = input.memory.size(1) > 0 ? at::cat({input.memory, x}, 1) : x;  // [B, L, D]
     const at::Tensor rows = context.reshape({B * L, context.size(-1)});
     const at::Tensor all = mixture_->forward(rows, input.route, input.precision).view({B, L, 3, N, P});
     heads.query = all.narrow(1, L - S, S).select(2, 0);
     heads.key_value = all.narrow(2, 1, 2);
   } else {
-    heads.query = project(x, qkv_.narrow(0, 0, inner)).view({B, S, N, P});
-    heads.key_value = project(context, qkv_.narrow(0, inner, 2 * inner)).view({B, L, 2, N, P});
+    heads.query = project(fresh, qkv_.narrow(0, 0, inner)).view({B, S, N, P});
+    heads.key_value =
+        linear_after(memory, fresh, qkv_.narrow(0, inner, 2 * inner), input.precision).view({B, L, 2, N, P});
   }
   heads.position = project(input.positions, position_).view({L, N, P});
   heads.content_bias = input.content_bias;
