@@ -49,8 +49,9 @@ class AttentionCpu : public torch::autograd::Function<AttentionCpu> {
     at::Tensor out = at::empty({shape.B, shape.S, shape.N * shape.P}, query.options());
     at::Tensor log_sum = at::empty({shape.N, shape.B, shape.S}, at::kFloat);
     const auto run = [&]<class T>() {
-      attention_cpu::forward(shape, inputs_of<T>(query, key_value, u, v), position.const_data_ptr<T>(),
-                             out.mutable_data_ptr<T>(), log_sum.mutable_data_ptr<float>());
+      const auto body = shape.S == 1 ? attention_cpu::decode<T> : attention_cpu::forward<T>;
+      body(shape, inputs_of<T>(query, key_value, u, v), position.const_data_ptr<T>(), out.mutable_data_ptr<T>(),
+           log_sum.mutable_data_ptr<float>());
     };
     query.scalar_type() == at::kFloat ? run.operator()<float>() : run.operator()<c10::BFloat16>();
     context->save_for_backward({query, key_value, position, u, v, out, log_sum});

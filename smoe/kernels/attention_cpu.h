@@ -270,6 +270,10 @@ class MaskRows {
 template <class T>
 void forward(const Shape& shape, const Inputs<T>& in, const T* position, T* out, float* log_sum);
 
+/// The same for S = 1.
+template <class T>
+void decode(const Shape& shape, const Inputs<T>& in, const T* position, T* out, float* log_sum);
+
 /// Where the gradients go; those of biases as sums over a head of a sequence [N, B, P].
 template <class T>
 struct Gradients {

@@ -19,6 +19,13 @@ struct RowExponentials {
   float top, sum;
 };
 
+/// Rows of `width` numbers, `stride` apart.
+template <class T>
+struct RowsApart {
+  const T* first;
+  int64_t stride, count, width;
+};
+
 /// T is float or Bf16: the dtype of queries, keys, values and of the operands of the products.
 template <class T>
 struct AttentionRows {
@@ -41,6 +48,10 @@ struct AttentionRows {
 
   /// Σ a · b over [count].
   float (*dot)(const T* a, const T* b, int64_t count);
+
+  /// out [rows.count] = each row · query [width], and out [width] += Σ of weight · row.
+  void (*dots)(const RowsApart<T>& rows, const float* query, float* out);
+  void (*add_rows)(const RowsApart<T>& rows, const float* weight, float* out);
 };
 
 template <class T>

@@ -112,11 +112,54 @@ float dot(const T* a, const T* b, int64_t count) {
   return _mm512_reduce_add_ps(sum);
 }
 
+/// Of so many rows.
+template <int64_t Count, class T>
+inline void dots_of(const RowsApart<T>& rows, int64_t r, const float* query, float* out) {
+  __m512 sum[Count];
+  for (__m512& each : sum) each = _mm512_setzero_ps();
+  by_sixteen(rows.width, [&](int64_t i, __mmask16 lanes) {
+    const __m512 q = load16(lanes, query + i);
+    for (int64_t j = 0; j < Count; ++j) {
+      sum[j] = _mm512_fmadd_ps(q, load16(lanes, rows.first + (r + j) * rows.stride + i), sum[j]);
+    }
+  });
+  for (int64_t j = 0; j < Count; ++j) out[r + j] = _mm512_reduce_add_ps(sum[j]);
+}
+
+template <class T>
+void dots(const RowsApart<T>& rows, const float* query, float* out) {
+  constexpr int64_t kTogether = 8;
+  int64_t r = 0;
+  for (; r + kTogether <= rows.count; r += kTogether) dots_of<kTogether>(rows, r, query, out);
+  for (; r < rows.count; ++r) dots_of<1>(rows, r, query, out);
+}
+
+template <class T>
+void add_rows(const RowsApart<T>& rows, const float* weight, float* out) {
+  constexpr int64_t kSums = 4;  // one after the other would wait for each other
+  by_sixteen(rows.width, [&](int64_t i, __mmask16 lanes) {
+    __m512 sum[kSums] = {load16(lanes, out + i)};
+    for (int64_t j = 1; j < kSums; ++j) sum[j] = _mm512_setzero_ps();
+    const T* row = rows.first + i;
+    int64_t r = 0;
+    for (; r + kSums <= rows.count; r += kSums) {
+      for (int64_t j = 0; j < kSums; ++j, row += rows.stride) {
+        sum[j] = _mm512_fmadd_ps(fill16(weight[r + j]), load16(lanes, row), sum[j]);
+      }
+    }
+    for (; r < rows.count; ++r, row += rows.stride) {
+      sum[0] = _mm512_fmadd_ps(fill16(weight[r]), load16(lanes, row), sum[0]);
+    }
+    const __m512 all = _mm512_add_ps(_mm512_add_ps(sum[0], sum[1]), _mm512_add_ps(sum[2], sum[3]));
+    _mm512_mask_storeu_ps(out + i, lanes, all);
+  });
+}
+
 }  // namespace
 
 AttentionRowsLevel attention_rows_avx512() {
-  return {.fp32 = {exponentials<float>, backward, nullptr, put_scaled<float>, dot<float>},
-          .bf16 = {exponentials<Bf16>, backward, put_pair, put_scaled<Bf16>, dot<Bf16>}};
+  return {.fp32 = {exponentials<float>, backward, nullptr, put_scaled<float>, dot<float>, dots<float>, add_rows<float>},
+          .bf16 = {exponentials<Bf16>, backward, put_pair, put_scaled<Bf16>, dot<Bf16>, dots<Bf16>, add_rows<Bf16>}};
 }
 
 }  // namespace smoe

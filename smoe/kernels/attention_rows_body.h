@@ -109,9 +109,31 @@ float dot(const T* a, const T* b, int64_t count) {
   return sum_of(lane, kSumLanes);
 }
 
+template <class T>
+void dots(const RowsApart<T>& rows, const float* query, float* out) {
+  for (int64_t r = 0; r < rows.count; ++r) {
+    const T* row = rows.first + r * rows.stride;
+    float lane[kSumLanes] = {};
+    int64_t i = 0;
+    for (; i + kSumLanes <= rows.width; i += kSumLanes) {
+      for (int64_t l = 0; l < kSumLanes; ++l) lane[l] += query[i + l] * load(row + i + l);
+    }
+    for (; i < rows.width; ++i) lane[0] += query[i] * load(row + i);
+    out[r] = sum_of(lane, kSumLanes);
+  }
+}
+
+template <class T>
+void add_rows(const RowsApart<T>& rows, const float* weight, float* __restrict out) {
+  for (int64_t r = 0; r < rows.count; ++r) {
+    const T* row = rows.first + r * rows.stride;
+    for (int64_t i = 0; i < rows.width; ++i) out[i] += weight[r] * load(row + i);
+  }
+}
+
 constexpr AttentionRowsLevel make_attention_rows_level() {
-  return {.fp32 = {exponentials<float>, backward, nullptr, put_scaled<float>, dot<float>},
-          .bf16 = {exponentials<Bf16>, backward, put_pair, put_scaled<Bf16>, dot<Bf16>}};
+  return {.fp32 = {exponentials<float>, backward, nullptr, put_scaled<float>, dot<float>, dots<float>, add_rows<float>},
+          .bf16 = {exponentials<Bf16>, backward, put_pair, put_scaled<Bf16>, dot<Bf16>, dots<Bf16>, add_rows<Bf16>}};
 }
 
 }  // namespace

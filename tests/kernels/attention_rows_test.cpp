@@ -161,5 +161,33 @@ TEST(AttentionRows, ScaledRowsAndDotProducts) {
   }
 }
 
+TEST(AttentionRows, RowsTimesAQueryAndTheirSum) {
+  for (const AttentionRowsLevel& level : levels()) {
+    for (const int64_t count : {0, 1, 3, 4, 5, 64}) {
+      for (const int64_t width : {1, 7, 16, 33, 64, 130}) {
+        SCOPED_TRACE(testing::Message() << count << ' ' << width);
+        torch::manual_seed(static_cast<uint64_t>(count + width));
+        const at::Tensor all = torch::randn({count + 1, width + 5}).to(torch::kBFloat16);
+        const at::Tensor rows = all.narrow(0, 0, count).narrow(1, 0, width).to(torch::kDouble);
+        const at::Tensor query = torch::randn({width}), weight = torch::randn({count}), start = torch::randn({width});
+        const at::Tensor products = rows.matmul(query.to(torch::kDouble));
+        const at::Tensor sum = start.to(torch::kDouble) + weight.to(torch::kDouble).matmul(rows);
+        const auto check = [&](const auto& passes, const auto* first) {
+          const at::Tensor dots = torch::full({count + 1}, 7.0f), added = start.clone();
+          const RowsApart<std::remove_cvref_t<decltype(*first)>> apart{first, width + 5, count, width};
+          passes.dots(apart, query.data_ptr<float>(), dots.data_ptr<float>());
+          passes.add_rows(apart, weight.data_ptr<float>(), added.data_ptr<float>());
+          EXPECT_TRUE(torch::allclose(dots.narrow(0, 0, count).to(torch::kDouble), products, 1e-5, 1e-5));
+          EXPECT_EQ(dots[count].item<float>(), 7);
+          EXPECT_TRUE(torch::allclose(added.to(torch::kDouble), sum, 1e-5, 1e-5));
+        };
+        const at::Tensor wide = all.to(torch::kFloat);
+        check(level.fp32, wide.const_data_ptr<float>());
+        check(level.bf16, static_cast<const Bf16*>(bits(all)));
+      }
+    }
+  }
+}
+
 }  // namespace
 }  // namespace smoe
