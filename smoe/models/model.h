@@ -12,18 +12,12 @@
 
 #include "smoe/kernels/pass_memory.h"
 #include "smoe/models/config.h"
+#include "smoe/models/memory.h"
 #include "smoe/moe/router.h"
 #include "smoe/moe/stats_book.h"
 #include "smoe/tensor/precision.h"
 
 namespace smoe {
-
-/// What a model remembers of the tokens before a segment: one tensor [B, M, D] a layer; M may be 0.
-struct Memory {
-  std::vector<at::Tensor> layers;
-
-  int64_t length() const { return layers.empty() ? 0 : layers[0].size(1); }
-};
 
 class MoeLayer;
 
@@ -56,14 +50,19 @@ struct Lengths {
 class LanguageModel : public torch::nn::Module {
  public:
   /// tokens int64 [B, S] → logits [B, S, V] of the next token at each place. `memory` is read, and replaced by the
-  /// memory after these tokens, without gradient.
+  /// memory after these tokens, without gradient; after an error it is of no use. Throws UserError for a memory of keys
+  /// and values in training or with gradients on, and for one of another number of sequences or layers.
   virtual at::Tensor forward(const at::Tensor& tokens, Memory& memory, const Pass& pass) = 0;
 
-  /// Memory of no tokens for `batch` sequences.
-  virtual Memory empty_memory(int64_t batch) const = 0;
+  /// Memory of no tokens for `batch` sequences. One of keys and values is for evaluation and generation, where past
+  /// tokens need not be projected again: as long as it is used, weights and precision must stay as they are. Default:
+  /// inputs, which are right everywhere.
+  virtual Memory empty_memory(int64_t batch, MemoryOf of) const = 0;
+  Memory empty_memory(int64_t batch) const { return empty_memory(batch, MemoryOf::kInputs); }
 
   /// Forward floating-point operations per token with those active experts, one entry a mixture, 2 per multiply-add;
-  /// matrix products only, counted as the published model computes them (queries are counted for the memory too).
+  /// matrix products only, counted as the published model computes them: queries, keys and values of the memory too,
+  /// even where it has these already.
   virtual double flops_per_token(const Lengths& lengths, const std::vector<ActiveExperts>& active) const = 0;
   /// The same with `active` experts a token in each mixture.
   double flops_per_token(const Lengths& lengths, double active) const {
@@ -76,9 +75,12 @@ class LanguageModel : public torch::nn::Module {
     return active_parameters(std::vector<ActiveExperts>(mixtures().size(), active));
   }
 
-  /// What a forward at these lengths with `active` experts a token takes, with `training` its backward pass too. The
-  /// memory of past tokens is not part of it.
+  /// What a forward at these lengths with `active` experts a token takes, with `training` its backward pass too;
+  /// without it, the memory is one of keys and values. The memory itself is not part of it.
   virtual PassMemory pass_memory(const Lengths& lengths, double active, bool training) const = 0;
+
+  /// Bytes of a memory at these lengths, between two passes: an upper bound.
+  virtual double memory_bytes(const Lengths& lengths, MemoryOf of) const = 0;
 
   /// The mixtures of the model, from the lowest layer to the highest; none in a dense one.
   virtual std::vector<MoeLayer*> mixtures() const = 0;

@@ -12,6 +12,8 @@ namespace {
 
 constexpr double kFull = 4, kHalf = 2;  // bytes of an element: parameters and what passes between the parts; bf16
 
+double size_of(Precision precision) { return precision == Precision::kBf16 ? kHalf : kFull; }
+
 double elements(const at::Tensor& tensor) { return static_cast<double>(tensor.numel()); }
 
 }  // namespace
@@ -62,7 +64,9 @@ PassMemory RelativeAttention::pass_memory(int64_t batch, int64_t segment, int64_
   out.kept += mixture.kept;
   out.packed += mixture.packed;
   if (!training) {
-    out.passing += context + B * S * D * kFull + mixture.passing;
+    // The segment's projection goes to the memory, which while it moves to a larger buffer is there twice.
+    const double projection = 3 * B * S * static_cast<double>(position_.size(0)) * size_of(precision);
+    out.passing += B * S * D * kFull + (mixture_ != nullptr ? context + mixture.passing : projection);
     return out;
   }
   const bool half = precision == Precision::kBf16;
@@ -82,6 +86,18 @@ PassMemory RelativeAttention::pass_memory(int64_t batch, int64_t segment, int64_
   const double rows = mixture_ == nullptr && only_rows ? S : L;
   out.passing += 2 * B * rows * D * kFull + (mixture_ != nullptr ? mixture.passing : 2 * elements(qkv_) * kFull);
   return out;
+}
+
+double RelativeAttention::memory_bytes(int64_t batch, int64_t segment, int64_t memory, MemoryOf of,
+                                       Precision precision) const {
+  const auto B = static_cast<double>(batch), M = static_cast<double>(memory), L = static_cast<double>(memory + segment);
+  const auto D = static_cast<double>(position_.size(1)), inner = static_cast<double>(position_.size(0));
+  const double inputs = B * M * D * kFull;
+  if (of == MemoryOf::kInputs) return inputs;
+  const double positions = L * inner * size_of(precision);
+  // GrowingRows: a quarter more than in the longest pass, but not twice what is kept.
+  const double places = std::min(2 * M, 1.25 * L);
+  return positions + (mixture_ != nullptr ? inputs : 2 * B * places * inner * size_of(precision));
 }
 
 PassMemory TransformerXlBlock::pass_memory(const Lengths& lengths, double active, Precision precision,
@@ -117,6 +133,14 @@ PassMemory TransformerXl::pass_memory(const Lengths& lengths, double active, boo
     }
   }
   return memory;
+}
+
+double TransformerXl::memory_bytes(const Lengths& lengths, MemoryOf of) const {
+  double bytes = 0;
+  for (const auto& block : blocks_) {
+    bytes += block->attention().memory_bytes(lengths.batch, lengths.segment, lengths.memory, of, precision_);
+  }
+  return bytes;
 }
 
 }  // namespace smoe

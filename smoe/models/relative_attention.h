@@ -6,6 +6,7 @@
 #include <memory>
 
 #include "smoe/kernels/pass_memory.h"
+#include "smoe/models/memory.h"
 #include "smoe/models/mixture_projection.h"
 #include "smoe/tensor/precision.h"
 #include "smoe/tensor/random_stream.h"
@@ -14,8 +15,11 @@ namespace smoe {
 
 /// What all layers of one forward share.
 struct AttentionInput {
-  at::Tensor memory;         ///< [B, M, D], this layer's past inputs
-  at::Tensor positions;      ///< [M + S, D], row t for the distance M + S − 1 − t
+  /// This layer's. One of keys and values gets those of the segment too.
+  LayerMemory* memory = nullptr;
+  /// [L, D], row t for the distance L − 1 − t, L = M + S. Beside a memory of keys and values, L may be more, and the
+  /// projection stays there for passes that bring none.
+  at::Tensor positions;
   int64_t window = -1;       ///< a query sees at most so many places back; −1: all
   at::Tensor content_bias;   ///< u [N, P], shared by all layers
   at::Tensor position_bias;  ///< v [N, P], shared by all layers
@@ -43,12 +47,17 @@ class RelativeAttention : public torch::nn::Module {
   /// x [B, S, D] → [B, S, D].
   at::Tensor forward(const at::Tensor& x, const AttentionInput& input);
 
+  /// As LanguageModel::empty_memory, of this layer.
+  LayerMemory empty_memory(int64_t batch, MemoryOf of) const;
+
   /// The projection where it is a mixture, or nullptr.
   const MixtureProjection* mixture() const { return mixture_.get(); }
 
   /// What a forward with B = `batch`, S = `segment`, M = `memory` takes, with `training` its backward pass too.
   PassMemory pass_memory(int64_t batch, int64_t segment, int64_t memory, bool dropout, Precision precision,
                          bool training) const;
+  /// As LanguageModel::memory_bytes, of this layer.
+  double memory_bytes(int64_t batch, int64_t segment, int64_t memory, MemoryOf of, Precision precision) const;
 
  private:
   int64_t heads_, head_width_;

@@ -41,7 +41,7 @@ void generate(LanguageModel& model, const std::vector<int64_t>& prompt, const Ge
   const at::NoGradGuard no_grad;
   const at::Device device = model.parameters()[0].device();
   const RandomStream random(options.sampling.seed);
-  Memory memory = model.empty_memory(1);
+  Memory memory = model.empty_memory(1, MemoryOf::kKeysAndValues);
   Pass pass{.k = options.k, .dial = options.dial, .memory_length = options.memory, .fixed_window = true};
   uint64_t reads = 0;
   const auto read = [&](const std::vector<int64_t>& tokens) {

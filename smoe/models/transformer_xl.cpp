@@ -1,8 +1,7 @@
 #include "smoe/models/transformer_xl.h"
 
+#include <ATen/core/grad_mode.h>
 #include <ATen/ops/arange.h>
-#include <ATen/ops/cat.h>
-#include <ATen/ops/empty.h>
 #include <ATen/ops/layer_norm.h>
 #include <ATen/ops/ones.h>
 
@@ -16,17 +15,6 @@
 #include "smoe/tensor/profiled_part.h"
 
 namespace smoe {
-namespace {
-
-/// The last `length` places of memory [B, M, D] and inputs [B, S, D], or as many as there are.
-at::Tensor remember(const at::Tensor& memory, const at::Tensor& inputs, int64_t length) {
-  const int64_t M = memory.size(1), S = inputs.size(1), old = std::clamp<int64_t>(length - S, 0, M);
-  const int64_t fresh = std::min(length, S);
-  const at::Tensor last = inputs.narrow(1, S - fresh, fresh);
-  return old == 0 ? last.contiguous() : at::cat({memory.narrow(1, M - old, old), last}, 1);
-}
-
-}  // namespace
 
 TransformerXlBlock::TransformerXlBlock(const ModelSpec& spec, int64_t layer, const RouterPlace& place,
                                        const RandomStream& random)
@@ -112,11 +100,9 @@ TransformerXl::TransformerXl(const ModelSpec& spec, const RandomStream& random) 
   }
 }
 
-Memory TransformerXl::empty_memory(int64_t batch) const {
+Memory TransformerXl::empty_memory(int64_t batch, MemoryOf of) const {
   Memory memory;
-  for (size_t layer = 0; layer < blocks_.size(); ++layer) {
-    memory.layers.push_back(at::empty({batch, 0, spec_.model.width}, embedding_.options().requires_grad(false)));
-  }
+  for (const auto& block : blocks_) memory.layers.push_back(block->attention().empty_memory(batch, of));
   return memory;
 }
 
@@ -143,17 +129,25 @@ at::Tensor TransformerXl::forward(const at::Tensor& tokens, Memory& memory, cons
   require(tokens.dim() == 2, "tokens must be [B, S], got ", tokens.sizes());
   require(memory.layers.size() == blocks_.size(), "the memory has ", memory.layers.size(), " layers, the model ",
           blocks_.size());
-  const int64_t B = tokens.size(0), S = tokens.size(1), M = memory.length(), D = spec_.model.width;
-  require(M == 0 || memory.layers[0].size(0) == B, "the memory is of ", memory.layers[0].size(0),
-          " sequences, tokens of ", B);
+  const int64_t B = tokens.size(0), S = tokens.size(1), M = memory.length(), L = M + S, D = spec_.model.width;
+  require(M == 0 || memory.batch() == B, "the memory is of ", memory.batch(), " sequences, tokens of ", B);
+  const bool keeps_inputs = memory.of() == MemoryOf::kInputs;
+  require(keeps_inputs || (!pass.training && !at::GradMode::is_enabled()),
+          "a memory of keys and values is for passes without gradients and training: take one of inputs, or an "
+          "at::NoGradGuard");
   const double p = pass.training ? spec_.model.dropout : 0;
 
   at::Tensor x = embed(embedding_, tokens, std::sqrt(static_cast<double>(D)));
   x = dropout(x, p, pass.random.at("embedding").key());
   if (pass.probe) pass.probe("embedding", x);
   AttentionInput attention;
-  attention.positions =
-      dropout(relative_positions(M + S, D, x.options().requires_grad(false)), p, pass.random.at("positions").key());
+  const at::TensorOptions options = x.options().requires_grad(false);
+  if (keeps_inputs) {
+    attention.positions = dropout(relative_positions(L, D, options), p, pass.random.at("positions").key());
+  } else if (memory.distances() < L) {
+    // More than are asked for, so that a memory that grows token by token seldom needs others.
+    attention.positions = relative_positions(std::max(L, std::min(2 * L, pass.memory_length + S)), D, options);
+  }
   attention.window = pass.fixed_window ? pass.memory_length : -1;
   attention.content_bias = content_bias_;
   attention.position_bias = position_bias_;
@@ -162,15 +156,14 @@ at::Tensor TransformerXl::forward(const at::Tensor& tokens, Memory& memory, cons
   RouteInput route = route_input(tokens, pass, M);
 
   for (size_t layer = 0; layer < blocks_.size(); ++layer) {
-    at::Tensor& remembered = memory.layers[layer];
-    attention.memory = remembered;
+    attention.memory = &memory.layers[layer];
     route.random = pass.random.at(static_cast<uint64_t>(layer));
     attention.dropout_key = route.random.at("attention").key();
     attention.route = route;
     attention.route.random = route.random.at("attention router");
     const TransformerXlBlock::Result result =
         blocks_[layer]->forward(x, attention, route, pass, static_cast<int64_t>(layer), precision_);
-    remembered = remember(remembered, x.detach(), pass.memory_length);
+    memory.layers[layer].end_segment(x, pass.memory_length);
     x = result.y;
     route.state = result.state;
   }

@@ -44,19 +44,21 @@ class TransformerXlBlock : public torch::nn::Module {
 };
 
 /// Input √D · embedding; output logits through the same, unscaled embedding and a bias. Memory keeps, for each layer,
-/// its past inputs. Initialisation: all matrices, the embedding and the attention biases Normal(0, init_std²), gains of
-/// layer norms Normal(1, init_std²), all other biases 0.
+/// its past inputs, or their keys and values. Initialisation: all matrices, the embedding and the attention biases
+/// Normal(0, init_std²), gains of layer norms Normal(1, init_std²), all other biases 0.
 class TransformerXl : public LanguageModel {
  public:
   TransformerXl(const ModelSpec& spec, const RandomStream& random);
 
   at::Tensor forward(const at::Tensor& tokens, Memory& memory, const Pass& pass) override;
-  Memory empty_memory(int64_t batch) const override;
+  using LanguageModel::empty_memory;
+  Memory empty_memory(int64_t batch, MemoryOf of) const override;
   using LanguageModel::active_parameters;
   using LanguageModel::flops_per_token;
   double flops_per_token(const Lengths& lengths, const std::vector<ActiveExperts>& active) const override;
   double active_parameters(const std::vector<ActiveExperts>& active) const override;
   PassMemory pass_memory(const Lengths& lengths, double active, bool training) const override;
+  double memory_bytes(const Lengths& lengths, MemoryOf of) const override;
   std::vector<MoeLayer*> mixtures() const override;
   bool has_terms() const override;
 

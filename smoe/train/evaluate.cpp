@@ -56,7 +56,7 @@ EvalResult evaluate(LanguageModel& model, const TokenSequence& text, const EvalL
   if (result.dial == Dial::kK && !dial) dial = static_cast<double>(model.spec().moe.experts);
   if (result.dial != Dial::kNone) result.value = dial;
   const bool dial_is_k = result.dial == Dial::kK;
-  Memory memory = model.empty_memory(streams);
+  Memory memory = model.empty_memory(streams, MemoryOf::kKeysAndValues);
   StatsBook own_book(StatsBook::Detail::kCounts);
   StatsBook& book = given_book != nullptr ? *given_book : own_book;
   at::Tensor sum;  // [] double, on the device, which is waited for at the end

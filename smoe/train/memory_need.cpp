@@ -28,15 +28,6 @@ ParameterBytes parameter_bytes(const LanguageModel& model) {
   return bytes;
 }
 
-/// What `batch` sequences remember of `length` past tokens.
-double memory_bytes(const LanguageModel& model, int64_t batch, int64_t length) {
-  double bytes = 0;
-  for (const at::Tensor& layer : model.empty_memory(1).layers) {
-    bytes += static_cast<double>(layer.size(2)) * static_cast<double>(layer.element_size());
-  }
-  return bytes * static_cast<double>(batch) * static_cast<double>(length);
-}
-
 /// Experts that a token takes in training or at evaluation: their mean, or the most where that depends on the text.
 double experts_of_token(Dial dial, const Recipe& recipe, bool training) {
   const auto all = static_cast<double>(recipe.moe.experts);
@@ -73,15 +64,15 @@ std::optional<MemoryNeed> training_memory(const LanguageModel& model, const Reci
                   // Adam's two moments, and the mean of all weights where that is asked for.
                   .optimizer = 2 * bytes.trainable + (recipe.average.is_on() ? bytes.all : 0),
                   // A step holds what it began with until it has ended, for the case of a loss that is not finite.
-                  .memory = 2 * memory_bytes(model, train.batch, train.memory),
+                  .memory = 2 * static_cast<double>(train.accumulate) * model.memory_bytes(step, MemoryOf::kInputs),
                   .activations = (thor ? 2 * pass.kept + 6 * logits : pass.kept) + pass.passing};
   const EvalLengths eval = eval_lengths(train);
   const Lengths lengths{.batch = eval.batch, .segment = eval.segment, .memory = eval.memory};
   const PassMemory evaluation =
       model.pass_memory(lengths, experts_of_token(model.dial(), recipe, /*training=*/false), /*training=*/false);
   // Between steps there is one memory.
-  need.activations =
-      std::max(need.activations, evaluation.passing + memory_bytes(model, eval.batch, eval.memory) - need.memory / 2);
+  need.activations = std::max(
+      need.activations, evaluation.passing + model.memory_bytes(lengths, MemoryOf::kKeysAndValues) - need.memory / 2);
   need.unused = kUnused * need.tensors();
   return need;
 }
@@ -89,12 +80,12 @@ std::optional<MemoryNeed> training_memory(const LanguageModel& model, const Reci
 MemoryNeed generation_memory(const LanguageModel& model, const ModelLengths& lengths, int64_t k) {
   constexpr int64_t kChunk = 256;  // GenerateOptions::prompt_chunk
   const double weights = parameter_bytes(model).all;
-  const PassMemory pass = model.pass_memory({.batch = 1, .segment = kChunk, .memory = lengths.memory},
-                                            static_cast<double>(k), /*training=*/false);
+  const Lengths chunk{.batch = 1, .segment = kChunk, .memory = lengths.memory};
+  const PassMemory pass = model.pass_memory(chunk, static_cast<double>(k), /*training=*/false);
   MemoryNeed need{.program = kProgram,
                   .weights = weights,
                   .packed = pass.packed,
-                  .memory = memory_bytes(model, 1, lengths.memory),
+                  .memory = model.memory_bytes(chunk, MemoryOf::kKeysAndValues),
                   // While a model is read, its weights are there a second time.
                   .activations = std::max(pass.passing, weights - pass.packed)};
   need.unused = kUnused * need.tensors();

@@ -53,7 +53,7 @@ void Trainer::save(const CheckpointStore::Scores& scores) {
     }
     for (size_t i = 0; i < memories_.size(); ++i) {
       for (size_t layer = 0; layer < memories_[i].layers.size(); ++layer) {
-        state.emplace_back(memory_name(i, layer), memories_[i].layers[layer]);
+        state.emplace_back(memory_name(i, layer), memories_[i].layers[layer].inputs);
       }
     }
     save_tensors(folder / "trainer.safetensors", state);
@@ -101,10 +101,10 @@ void Trainer::load(const std::filesystem::path& checkpoint) {
     for (size_t i = 0; i < memories_.size(); ++i) {
       for (size_t layer = 0; layer < memories_[i].layers.size(); ++layer) {
         if (name != memory_name(i, layer)) continue;
-        const at::Tensor& empty = memories_[i].layers[layer];
-        require(tensor.dim() == 3 && tensor.size(0) == empty.size(0) && tensor.size(2) == empty.size(2),
+        at::Tensor& inputs = memories_[i].layers[layer].inputs;
+        require(tensor.dim() == 3 && tensor.size(0) == inputs.size(0) && tensor.size(2) == inputs.size(2),
                 state_path.string(), ": tensor '", name, "' has shape ", tensor.sizes(), ", which is no memory here");
-        memories_[i].layers[layer] = tensor.to(device);
+        inputs = tensor.to(device);
         is_memory = true;
       }
     }

@@ -9,6 +9,7 @@
 #include <set>
 
 #include "smoe/base/file.h"
+#include "smoe/models/sampler.h"
 #include "smoe/train/trainer.h"
 #include "tests/base/temp_folder.h"
 #include "tests/train/tiny_run.h"
@@ -151,6 +152,29 @@ TEST(TrainingMemoryReference, IsCloseForThePlainBodies) {
   ::unsetenv("SMOE_KERNEL");
   EXPECT_GT(ratio, 0.8);
   EXPECT_LT(ratio, 1.4);
+}
+
+TEST(GenerationMemory, IsCloseToWhatGenerationTakes) {
+  const TempFolder folder;
+  Recipe recipe = larger_recipe(folder.path());
+  for (const char* dtype : {"fp32", "bf16"}) {
+    recipe.train.dtype = dtype;
+    const auto model = make_model(recipe.spec(256), RandomStream(1));
+    model->set_precision(parse_precision(dtype));
+    for (const int64_t memory : {100, 1500}) {
+      const GenerateOptions options{.k = 8, .tokens = 400, .memory = memory};
+      const auto measured = std::make_shared<TensorMemory>();
+      {
+        const c10::DebugInfoGuard guard(c10::DebugInfoKind::PROFILER_STATE, measured);
+        generate(*model, std::vector<int64_t>(1500, 32), options, [](int64_t) { return true; });
+      }
+      const MemoryNeed need = generation_memory(*model, {.memory = memory}, options.k);
+      // Of the buffers of keys and values it is not known how full they are.
+      const double ratio = (need.tensors() - need.weights) / measured->peak();
+      EXPECT_GT(ratio, 0.9) << dtype << ", memory " << memory;
+      EXPECT_LT(ratio, 1.6) << dtype << ", memory " << memory;
+    }
+  }
 }
 
 TEST(TrainingMemoryReference, OfAnotherDeviceNothingIsSaid) {
