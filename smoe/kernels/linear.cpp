@@ -10,20 +10,18 @@
 namespace smoe {
 
 at::Tensor linear(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias, Precision precision) {
-  if (!reference_kernels_forced()) {
-    const at::Tensor rows = to_compute(x, precision);
-    if (linear_cpu_takes(rows, weight, bias)) return linear_cpu({}, rows, weight, bias, x.scalar_type());
+  const at::Tensor rows = to_compute(x, precision);
+  if (!reference_kernels_forced() && linear_cpu_takes(rows, weight, bias)) {
+    return linear_cpu({}, rows, weight, bias, x.scalar_type());
   }
-  return linear_reference(x, weight, bias, precision);
+  return linear_reference(rows, weight, bias, precision).to(x.scalar_type());
 }
 
 at::Tensor linear_after(const at::Tensor& memory, const at::Tensor& x, const at::Tensor& weight, Precision precision) {
   if (memory.size(1) == 0) return linear(x, weight, {}, precision);
-  if (!reference_kernels_forced()) {
-    const at::Tensor rows = to_compute(x, precision);
-    if (linear_cpu_takes(rows, weight, {})) {
-      return linear_cpu(to_compute(memory, precision), rows, weight, {}, x.scalar_type());
-    }
+  const at::Tensor rows = to_compute(x, precision);
+  if (!reference_kernels_forced() && linear_cpu_takes(rows, weight, {})) {
+    return linear_cpu(to_compute(memory, precision), rows, weight, {}, x.scalar_type());
   }
   return linear(at::cat({memory, x}, 1), weight, {}, precision);
 }
@@ -33,7 +31,7 @@ at::Tensor linear_reference(const at::Tensor& x, const at::Tensor& weight, const
   if (precision == Precision::kFull) return at::linear(x, weight, bias);
   // The bias is added in fp32: rounding it to bf16 would make it as coarse as the products.
   const at::Tensor y = at::linear(to_compute(x, precision), to_compute(weight, precision));
-  return (bias.defined() ? y.to(bias.scalar_type()) + bias : y).to(x.scalar_type());
+  return bias.defined() ? y.to(bias.scalar_type()) + bias : y;
 }
 
 bool linear_keeps_only_rows(int64_t rows, at::ScalarType type) {

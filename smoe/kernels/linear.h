@@ -16,7 +16,8 @@ at::Tensor linear(const at::Tensor& x, const at::Tensor& weight, const at::Tenso
 /// Both have one dtype.
 at::Tensor linear_after(const at::Tensor& memory, const at::Tensor& x, const at::Tensor& weight, Precision precision);
 
-/// The bodies, which agree to rounding. The second is for fp32, and for bf16 with weights in fp32 or bf16, and wants at least
+/// The bodies, which agree to rounding. The first one's result is in the dtype of its products, or of a bias that is added to
+/// them in fp32. The second is for fp32, and for bf16 with weights in fp32 or bf16, and wants at least
 /// kLinearRows rows; `memory` as in linear_after, or undefined; `out` is the result's dtype, that of x or fp32.
 at::Tensor linear_reference(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias, Precision precision);
 bool linear_cpu_takes(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias);

@@ -165,7 +165,7 @@ TEST(Linear, BodiesAgreeInEitherPrecision) {
       const at::Tensor after = linear_after(past, rows, w, precision);
       const at::Tensor want = linear_reference(torch::cat({past, rows}, 1), w, {}, precision);
       EXPECT_EQ(after.scalar_type(), type);
-      EXPECT_TRUE(torch::allclose(after, want, tolerance, tolerance));
+      EXPECT_TRUE(torch::allclose(after, want.to(type), tolerance, tolerance));
       EXPECT_TRUE(torch::equal(linear_after(past.narrow(1, 0, 0), rows, w, precision), linear(rows, w, {}, precision)));
     }
   }
