@@ -69,19 +69,6 @@ struct Span {
   int64_t key = 0, place = 0, count = 0;
 };
 
-/// The type that the passes of row_passes.h have for T.
-template <class T>
-using PassOf = PassType<T>::type;
-
-template <class T>
-PassOf<T>* as_pass(T* data) {
-  return reinterpret_cast<PassOf<T>*>(data);
-}
-template <class T>
-const PassOf<T>* as_pass(const T* data) {
-  return reinterpret_cast<const PassOf<T>*>(data);
-}
-
 /// Sets all but [first, first + count) of a row of `width` numbers to zero.
 template <class T>
 void clear_around(T* row, int64_t first, int64_t count, int64_t width) {

@@ -68,11 +68,12 @@ void backward(float* content, const float* relative, float* gradient, const floa
   }
 }
 
-/// Of columns [c, c + 16), those that a row has.
-inline __mmask16 lanes_of(const RowPart& row, int64_t c) {
+/// Columns [c, c + 16) of a row.
+inline __m512 columns16(const RowPart& row, int64_t c) {
   const auto within = [&](int64_t column) { return std::clamp<int64_t>(column - c, 0, kLanes); };
   const int64_t begin = within(row.first), end = within(row.first + row.count);
-  return static_cast<__mmask16>(first_lanes(end) & ~first_lanes(begin));
+  const auto lanes = static_cast<__mmask16>(first_lanes(end) & ~first_lanes(begin));
+  return lanes == 0 ? _mm512_setzero_ps() : load16(lanes, row.data + (c - row.first));
 }
 
 void put_pair(const RowPart& even, const RowPart& odd, int64_t width, Bf16* first, int64_t ld, Bf16* second) {
@@ -86,11 +87,10 @@ void put_pair(const RowPart& even, const RowPart& odd, int64_t width, Bf16* firs
   // Both rows have all columns from `begin` to `end`.
   const int64_t begin = std::max(even.first, odd.first), end = std::min(even.first + even.count, odd.first + odd.count);
   for (int64_t c = 0; c < width; c += kLanes) {
-    const float *of_even = even.data + (c - even.first), *of_odd = odd.data + (c - odd.first);
     if (c >= begin && c + kLanes <= end) {
-      put(c, load16(of_even), load16(of_odd));
+      put(c, load16(even.data + (c - even.first)), load16(odd.data + (c - odd.first)));
     } else {
-      put(c, load16(lanes_of(even, c), of_even), load16(lanes_of(odd, c), of_odd));
+      put(c, columns16(even, c), columns16(odd, c));
     }
   }
 }

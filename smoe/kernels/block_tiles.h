@@ -23,6 +23,17 @@ template <>
 struct PassType<c10::BFloat16> {
   using type = Bf16;
 };
+template <class T>
+using PassOf = PassType<T>::type;
+
+template <class T>
+PassOf<T>* as_pass(T* data) {
+  return reinterpret_cast<PassOf<T>*>(data);
+}
+template <class T>
+const PassOf<T>* as_pass(const T* data) {
+  return reinterpret_cast<const PassOf<T>*>(data);
+}
 
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 inline int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }

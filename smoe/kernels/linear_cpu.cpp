@@ -23,14 +23,6 @@ using torch::autograd::variable_list;
 constexpr int64_t kTileRows = 128;
 constexpr int64_t kWide = 128;  // columns that are rounded together
 
-/// The passes' view of a tensor's numbers.
-template <class T>
-auto passes_data(T* data) {
-  using Plain = std::remove_const_t<T>;
-  using Pass = typename PassType<Plain>::type;
-  return reinterpret_cast<std::conditional_t<std::is_const_v<T>, const Pass*, Pass*>>(data);
-}
-
 /// Rows of one sequence, of its memory or of x, that are worked on together.
 template <class T>
 struct Tile {
@@ -70,14 +62,13 @@ void multiply_tile(int64_t rows, int64_t N, int64_t K, const T* a, const T* pack
     multiply_blocks(rows, width, K, a, K, packed + first / kPackedColumns * block_stride, kPackedColumns, block_stride,
                     to, ld, bias != nullptr);
     if constexpr (!kDirect) {
-      const auto& passes = row_passes<typename PassType<Out>::type>();
-      passes.put_sums(sum, rows, width, passes_data(out + first), N);
+      const auto& passes = row_passes<PassOf<Out>>();
+      passes.put_sums(sum, rows, width, as_pass(out + first), N);
     }
   }
 }
 
-/// The rows of all tiles, or of the fresh ones, times a packed matrix [K, N]. `from` and `to` give where a tile's rows [count, K]
-/// stand and where they go.
+/// The tiles' rows times a packed matrix [K, N]. `from` and `to` give where a tile's rows [count, K] stand and where they go.
 template <class T, class Out, class From, class To>
 void times(const std::vector<Tile<T>>& tiles, const at::Tensor& packed, int64_t K, int64_t N, const float* bias,
            const From& from, const To& to) {
@@ -86,9 +77,7 @@ void times(const std::vector<Tile<T>>& tiles, const at::Tensor& packed, int64_t 
     float* sum = scratch.take<float>(kTileRows * kWide);
     for (int64_t i = begin; i < end; ++i) {
       const Tile<T>& tile = tiles[static_cast<size_t>(i)];
-      Out* out = to(tile);
-      if (out == nullptr) continue;
-      multiply_tile(tile.count, N, K, from(tile), packed.const_data_ptr<T>(), packed.stride(2), bias, sum, out);
+      multiply_tile(tile.count, N, K, from(tile), packed.const_data_ptr<T>(), packed.stride(2), bias, sum, to(tile));
     }
     release_block_gemm(packed.scalar_type());
   });
@@ -105,7 +94,7 @@ WeightGradients weight_gradients(const std::vector<Tile<T>>& tiles, int64_t I, c
   const int64_t O = gradient.size(1);
   const at::TensorOptions fp32 = gradient.options().dtype(at::kFloat);
   WeightGradients out{at::empty({O, I}, fp32), with_bias ? at::zeros({O}, fp32) : at::Tensor()};
-  const auto& passes = row_passes<typename PassType<T>::type>();
+  const auto& passes = row_passes<PassOf<T>>();
   std::vector<int32_t> row(static_cast<size_t>(kTileRows));
   std::iota(row.begin(), row.end(), 0);
   const T* g = gradient.const_data_ptr<T>();
@@ -121,8 +110,8 @@ WeightGradients weight_gradients(const std::vector<Tile<T>>& tiles, int64_t I, c
     T* operand = scratch.take<T>(most * round_up(I, kPackedColumns));
     for (const Tile<T>& tile : tiles) {
       const int64_t rows = round_up(tile.count, 8);
-      passes.gather_transposed(passes_data(tile.data), I, row.data(), nullptr, tile.count, rows, nullptr,
-                               passes_data(operand), nullptr);
+      passes.gather_transposed(as_pass(tile.data), I, row.data(), nullptr, tile.count, rows, nullptr, as_pass(operand),
+                               nullptr);
       for (int64_t o = begin * slice; o < std::min(end * slice, O); o += slice) {
         const int64_t width = std::min(slice, O - o);
         const T* columns = g + tile.row * O;
@@ -130,8 +119,8 @@ WeightGradients weight_gradients(const std::vector<Tile<T>>& tiles, int64_t I, c
           for (int64_t r = 0; r < tile.count; ++r) std::copy_n(columns + r * O + o, width, own + r * width);
           columns = own;
         }
-        passes.gather_transposed(passes_data(columns), width, row.data(), nullptr, tile.count, rows,
-                                 passes_data(turned), nullptr, bias != nullptr ? bias + o : nullptr);
+        passes.gather_transposed(as_pass(columns), width, row.data(), nullptr, tile.count, rows, as_pass(turned),
+                                 nullptr, bias != nullptr ? bias + o : nullptr);
         multiply_blocks(width, I, rows, turned, rows, operand, kPackedColumns, kPackedColumns * rows, sum + o * I, I,
                         &tile != tiles.data());
       }
@@ -170,10 +159,12 @@ variable_list backward(const at::Tensor& memory, const at::Tensor& x, const at::
     of_x = at::empty_like(x);
     T* to = of_x.mutable_data_ptr<T>();
     const T* from = gradient.const_data_ptr<T>();
+    std::vector<Tile<T>> fresh = tiles;
+    std::erase_if(fresh, [](const Tile<T>& tile) { return tile.fresh < 0; });
     times<T, T>(
-        tiles, pack_weights(weight.unsqueeze(0), WeightUse::kBackward, 1, x.scalar_type()), O, I, nullptr,
+        fresh, pack_weights(weight.unsqueeze(0), WeightUse::kBackward, 1, x.scalar_type()), O, I, nullptr,
         [&](const Tile<T>& tile) { return from + tile.row * O; },
-        [&](const Tile<T>& tile) { return tile.fresh < 0 ? nullptr : to + tile.fresh * I; });
+        [&](const Tile<T>& tile) { return to + tile.fresh * I; });
   }
   if (wanted.weight) {
     of_weight = weight_gradients<T>(tiles, I, gradient, wanted.bias);

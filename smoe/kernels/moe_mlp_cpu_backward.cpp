@@ -77,7 +77,7 @@ class Backward {
   }
 
  private:
-  using P = PassType<T>::type;
+  using P = PassOf<T>;
 
   /// A thread's own memory.
   struct Space {

@@ -50,7 +50,7 @@ class Forward {
   }
 
  private:
-  using P = PassType<T>::type;
+  using P = PassOf<T>;
 
   static at::Tensor packed(const at::Tensor& w, int64_t parts, bool training) {
     constexpr auto kType = c10::CppTypeToScalarType<T>::value;
