@@ -1,5 +1,6 @@
 #include "smoe/models/memory.h"
 
+#include <ATen/Context.h>
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -171,6 +172,19 @@ TEST_P(KeysAndValues, GiveWhatInputsGive) {
         }
       }
     }
+  }
+}
+
+TEST_P(KeysAndValues, OnAGpuGiveWhatInputsGive) {
+  if (!at::hasCUDA()) GTEST_SKIP() << "LibTorch sees no GPU";
+  const torch::NoGradGuard no_grad;
+  const auto model = model_of();
+  model->to(at::Device(at::kCUDA));
+  const at::Tensor tokens = some_tokens(25).to(at::kCUDA);
+  for (const std::vector<int64_t>& sizes : std::vector<std::vector<int64_t>>{{7, 7, 7, 4}, {12, 1, 1, 2, 9}}) {
+    Memory inputs = model->empty_memory(2), keys = model->empty_memory(2, MemoryOf::kKeysAndValues);
+    const at::Tensor want = read(*model, inputs, tokens, sizes, pass_of(9, true));
+    expect_close(read(*model, keys, tokens, sizes, pass_of(9, true)), want, concat(sizes.size(), " segments"));
   }
 }
 
