@@ -1,4 +1,4 @@
-// What forward and backward of attention's CPU body share: one head of one sequence at a time, its queries in blocks.
+// What the parts of attention's CPU body share: one head of one sequence at a time, its queries in blocks, or the only one.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -64,9 +64,8 @@ struct Span {
     place = from + shape.S - 1 - query - block.place_begin * kColumns;
     count = shape.keys(query);
   }
-  Span() = default;
 
-  int64_t key = 0, place = 0, count = 0;
+  int64_t key, place, count;
 };
 
 /// Sets all but [first, first + count) of a row of `width` numbers to zero.

@@ -9,9 +9,20 @@
 
 namespace smoe {
 
+namespace {
+
+/// Whether the microkernels take `rows`, rounded already, and a weight that this precision rounds to their dtype.
+bool goes_through_blocks(const at::Tensor& rows, const at::Tensor& weight, const at::Tensor& bias,
+                         Precision precision) {
+  return !reference_kernels_forced() && compute_type(weight.scalar_type(), precision) == rows.scalar_type() &&
+         linear_cpu_takes(rows, weight, bias);
+}
+
+}  // namespace
+
 at::Tensor linear(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias, Precision precision) {
   const at::Tensor rows = to_compute(x, precision);
-  if (!reference_kernels_forced() && linear_cpu_takes(rows, weight, bias)) {
+  if (goes_through_blocks(rows, weight, bias, precision)) {
     return linear_cpu({}, rows, weight, bias, x.scalar_type());
   }
   return linear_reference(rows, weight, bias, precision).to(x.scalar_type());
@@ -20,7 +31,7 @@ at::Tensor linear(const at::Tensor& x, const at::Tensor& weight, const at::Tenso
 at::Tensor linear_after(const at::Tensor& memory, const at::Tensor& x, const at::Tensor& weight, Precision precision) {
   if (memory.size(1) == 0) return linear(x, weight, {}, precision);
   const at::Tensor rows = to_compute(x, precision);
-  if (!reference_kernels_forced() && linear_cpu_takes(rows, weight, {})) {
+  if (goes_through_blocks(rows, weight, {}, precision)) {
     return linear_cpu(to_compute(memory, precision), rows, weight, {}, x.scalar_type());
   }
   return linear(at::cat({memory, x}, 1), weight, {}, precision);
@@ -34,8 +45,9 @@ at::Tensor linear_reference(const at::Tensor& x, const at::Tensor& weight, const
   return bias.defined() ? y.to(bias.scalar_type()) + bias : y;
 }
 
-bool linear_keeps_only_rows(int64_t rows, at::ScalarType type) {
-  return !reference_kernels_forced() && has_block_gemm(type) && rows >= kLinearRows;
+bool linear_keeps_only_rows(int64_t rows, int64_t I, int64_t O, at::ScalarType type) {
+  const bool in_pairs = type != at::kBFloat16 || (I % 2 == 0 && O % 2 == 0);
+  return !reference_kernels_forced() && has_block_gemm(type) && in_pairs && rows >= kLinearRows;
 }
 
 }  // namespace smoe

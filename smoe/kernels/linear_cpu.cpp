@@ -4,11 +4,15 @@
 // slice a thread, so that each sum has one order whatever the threads.
 #include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
 #include <ATen/ops/zeros.h>
 #include <torch/csrc/autograd/custom_function.h>
 
+#include <algorithm>
 #include <numeric>
 #include <optional>
+#include <type_traits>
+#include <vector>
 
 #include "smoe/kernels/block_tiles.h"
 #include "smoe/kernels/linear.h"

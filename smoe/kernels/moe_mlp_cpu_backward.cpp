@@ -166,10 +166,10 @@ class Backward {
   }
 
   void gather(const ExpertPiece& piece, const Tile& tile, Space& s) {
-    const P* gradient = reinterpret_cast<const P*>(gradient_.const_data_ptr<T>());
-    const P* x = reinterpret_cast<const P*>(x_.const_data_ptr<T>());
+    const P* gradient = as_pass(gradient_.const_data_ptr<T>());
+    const P* x = as_pass(x_.const_data_ptr<T>());
     const int64_t D = sizes_.D;
-    passes_.gather(gradient, D, tile.token, tile.count, tile.rows, reinterpret_cast<P*>(s.gradient), operand_width(D));
+    passes_.gather(gradient, D, tile.token, tile.count, tile.rows, as_pass(s.gradient), operand_width(D));
     const bool is_first = piece.h == 0;  // what has no hidden column is done once
     float* b2_sum = wanted_[kB2] && is_first ? b2_sum_.mutable_data_ptr<float>() + piece.e * D : nullptr;
     if (wanted_[kW2] || b2_sum != nullptr) {
@@ -259,7 +259,7 @@ class Backward {
                       .ld_before = kGroup,
                       // The next slice of the tile's rows, or the first one of those after them.
                       .ahead = h + width < piece.h_end ? width : tile.count * ld - (h - piece.h)};
-    const P* kept = reinterpret_cast<const P*>(hidden_.const_data_ptr<T>()) + tile.first * ld + h;
+    const P* kept = as_pass(hidden_.const_data_ptr<T>()) + tile.first * ld + h;
     P* after = wanted_[kW2] ? s.after : nullptr;
     const auto transposed = [&](int64_t half) { return wanted_[kW1] ? s.before_transposed[half] : nullptr; };
     const auto b1_sum = [&](int64_t half) {
@@ -315,7 +315,7 @@ class Backward {
 
   at::Tensor gradient_of_x() const {
     at::Tensor out = at::empty({sizes_.T, sizes_.D}, x_.options());
-    P* to = reinterpret_cast<P*>(out.mutable_data_ptr<T>());
+    P* to = as_pass(out.mutable_data_ptr<T>());
     const float* from = x_rows_.const_data_ptr<float>();
     const int64_t grain = std::max<int64_t>(1, 65536 / std::max<int64_t>(1, sizes_.K * sizes_.D));
     at::parallel_for(0, sizes_.T, grain, [&](int64_t begin, int64_t end) {

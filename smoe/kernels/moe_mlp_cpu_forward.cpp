@@ -90,8 +90,7 @@ class Forward {
     const T* x = x_.const_data_ptr<T>();
     const bool in_one_piece = token[count - 1] - token[0] == count - 1 && product_rows(count) == count;
     if (in_one_piece && operand_width(sizes_.D) == sizes_.D) return x + token[0] * sizes_.D;
-    passes_.gather(reinterpret_cast<const P*>(x), sizes_.D, token, count, product_rows(count),
-                   reinterpret_cast<P*>(s.x), operand_width(sizes_.D));
+    passes_.gather(as_pass(x), sizes_.D, token, count, product_rows(count), as_pass(s.x), operand_width(sizes_.D));
     return s.x;
   }
 
@@ -105,7 +104,7 @@ class Forward {
     }
     const float* mask = dropout_tile(e, first, count, h, width, s);
     const HiddenTile tile{.rows = rows, .valid = count, .width = width, .ld = ld, .mask = mask};
-    P* out = reinterpret_cast<P*>(after);
+    P* out = as_pass(after);
     if (call_.options.activation == Activation::kRelu) {
       passes_.bias_relu(tile, s.first[0], bias(e, 0, h), kept(first, 0, h), hidden_.size(1), out);
       return;
@@ -143,7 +142,7 @@ class Forward {
 
   P* kept(int64_t first, int64_t half, int64_t h) {
     if (hidden_.size(0) == 0) return nullptr;
-    return reinterpret_cast<P*>(hidden_.mutable_data_ptr<T>()) + first * hidden_.size(1) + half * sizes_.H + h;
+    return as_pass(hidden_.mutable_data_ptr<T>()) + first * hidden_.size(1) + half * sizes_.H + h;
   }
 
   const float* dropout_tile(int64_t e, int64_t first, int64_t count, int64_t h, int64_t width, Space& s) const {

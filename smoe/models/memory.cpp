@@ -15,6 +15,7 @@ at::Tensor GrowingRows::rows() const {
 
 void GrowingRows::append(const at::Tensor& fresh) {
   const int64_t S = fresh.size(1), size = size_ + S;
+  last_added_ = S;
   if (size_ == 0) {
     buffer_ = std::make_shared<Buffer>(Buffer{.places = fresh.clone(at::MemoryFormat::Contiguous), .filled = S});
     begin_ = 0;
@@ -39,8 +40,8 @@ void GrowingRows::keep_last(int64_t count) {
   const int64_t kept = std::clamp<int64_t>(count, 0, size_);
   begin_ += size_ - kept;
   size_ = kept;
-  // Else a long segment would stay in memory for the few rows that are kept of it.
-  if (buffer_ != nullptr && 2 * kept < buffer_->places.size(1)) move(kept);
+  // Else a long segment would stay in memory for the few rows that are kept of it. Where as many come again, they have room.
+  if (buffer_ != nullptr && 2 * (kept + last_added_) < buffer_->places.size(1)) move(kept);
 }
 
 void GrowingRows::move(int64_t capacity) {

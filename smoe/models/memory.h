@@ -37,6 +37,7 @@ class GrowingRows {
 
   std::shared_ptr<Buffer> buffer_;
   int64_t begin_ = 0, size_ = 0;
+  int64_t last_added_ = 0;
 };
 
 /// What one layer remembers. In a memory of keys and values a layer still keeps inputs where a mixture projects, whose

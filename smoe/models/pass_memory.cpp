@@ -32,7 +32,8 @@ PassMemory FeedForward::pass_memory(int64_t tokens, bool dropout, Precision prec
   if (!second_operand_is_kept) memory.kept += half ? hidden * kHalf / kFull : hidden;
   if (hidden_dropout_ != nullptr) memory.kept += 2 * hidden;  // a mask, and what it is applied to
   if (half) memory.kept += T * static_cast<double>(w1_.size(1)) * kHalf;
-  if (half && !linear_keeps_only_rows(tokens, at::kBFloat16)) memory.kept += (elements(w1_) + elements(w2_)) * kHalf;
+  if (half && !linear_keeps_only_rows(tokens, w1_.size(1), w2_.size(1), at::kBFloat16))
+    memory.kept += (elements(w1_) + elements(w2_)) * kHalf;
   return memory;
 }
 
@@ -70,13 +71,15 @@ PassMemory RelativeAttention::pass_memory(int64_t batch, int64_t segment, int64_
     return out;
   }
   const bool half = precision == Precision::kBf16;
-  const bool only_rows = linear_keeps_only_rows(batch * segment, half ? at::kBFloat16 : at::kFloat);
+  const bool only_rows =
+      linear_keeps_only_rows(batch * segment, position_.size(1), position_.size(0), half ? at::kBFloat16 : at::kFloat);
   if (half) {
     out.kept += L * D * kHalf;
     if (mixture_ == nullptr) out.kept += B * L * D * kHalf;
     if (!only_rows) {
       out.kept += (elements(position_) + elements(output_)) * kHalf;
-      if (mixture_ == nullptr) out.kept += elements(qkv_) * kHalf;
+      // Queries and keys keep the segment's rows each, the latter beside the memory's.
+      if (mixture_ == nullptr) out.kept += (elements(qkv_) + (memory > 0 ? B * S * D : 0)) * kHalf;
     }
   }
   // A product with weights that are trained keeps what it multiplies.
@@ -95,8 +98,7 @@ double RelativeAttention::memory_bytes(int64_t batch, int64_t segment, int64_t m
   const double inputs = B * M * D * kFull;
   if (of == MemoryOf::kInputs) return inputs;
   const double positions = L * inner * size_of(precision);
-  // GrowingRows: a quarter more than in the longest pass, but not twice what is kept.
-  const double places = std::min(2 * M, 1.25 * L);
+  const double places = 1.25 * L;  // GrowingRows: a quarter more than in the longest pass
   return positions + (mixture_ != nullptr ? inputs : 2 * B * places * inner * size_of(precision));
 }
 
@@ -128,7 +130,8 @@ PassMemory TransformerXl::pass_memory(const Lengths& lengths, double active, boo
   if (spec_.model.dropout > 0) memory.kept += T * D * kFull;
   if (precision_ == Precision::kBf16) {
     memory.kept += T * D * kHalf;
-    if (!linear_keeps_only_rows(lengths.batch * lengths.segment, at::kBFloat16)) {
+    if (!linear_keeps_only_rows(lengths.batch * lengths.segment, embedding_.size(1), embedding_.size(0),
+                                at::kBFloat16)) {
       memory.kept += elements(embedding_) * kHalf;
     }
   }

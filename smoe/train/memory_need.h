@@ -23,7 +23,7 @@ struct MemoryNeed {
   double packed = 0;       ///< copies of expert weights in the kernels' order
   double gradients = 0;    ///< of trainable parameters
   double optimizer = 0;    ///< Adam's two moments, and averaged weights
-  double memory = 0;       ///< of past tokens, Transformer-XL's
+  double memory = 0;       ///< of past tokens: inputs in training, in generation keys, values and places
   double activations = 0;  ///< what forward and backward pass make, or an evaluation where that is more
   double unused = 0;       ///< what lies between the blocks that the allocator has given out
 

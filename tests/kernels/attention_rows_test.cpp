@@ -38,13 +38,13 @@ struct Row {
 };
 
 const std::vector<int64_t> kCounts = {1, 2, 15, 16, 31, 32, 33, 100, 1024};
-const std::vector<double> kSizes = {0.1, 1.0, 30.0, 1000.0};
+const std::vector<double> kScoreSizes = {0.1, 1.0, 30.0, 1000.0};
 
 TEST(AttentionRows, ExponentialsAreThoseOfASoftmax) {
   for (const AttentionRowsLevel& level : levels()) {
     for (const int64_t count : kCounts) {
-      for (const double size : kSizes) {
-        SCOPED_TRACE(testing::Message() << count << ' ' << size);
+      for (const double size : kScoreSizes) {
+        SCOPED_TRACE(::testing::Message() << count << ' ' << size);
         const Row row(count, size);
         const double top = row.score.max().item<double>();
         const at::Tensor want = torch::exp(row.score - top);
@@ -89,8 +89,8 @@ TEST(AttentionRows, ExponentialsOfInfinityAndNan) {
 TEST(AttentionRows, BackwardIsTheGradientOfASoftmax) {
   for (const AttentionRowsLevel& level : levels()) {
     for (const int64_t count : kCounts) {
-      for (const double size : kSizes) {
-        SCOPED_TRACE(testing::Message() << count << ' ' << size);
+      for (const double size : kScoreSizes) {
+        SCOPED_TRACE(::testing::Message() << count << ' ' << size);
         const Row row(count, size);
         const at::Tensor p = torch::softmax(row.score, 0), gradient = torch::randn({count});
         const float log_sum = static_cast<float>(row.score.logsumexp(0).item<double>());
@@ -118,7 +118,7 @@ TEST(AttentionRows, PairsAreBothOperandsWithZerosAround) {
     EXPECT_EQ(level.fp32.put_pair, nullptr);
     for (const auto& [even_first, even_count, odd_first, odd_count] : std::vector<std::array<int64_t, 4>>{
              {0, 96, 0, 96}, {3, 40, 2, 42}, {17, 1, 90, 6}, {0, 0, 5, 64}, {31, 33, 0, 0}}) {
-      SCOPED_TRACE(testing::Message() << even_first << ' ' << even_count << ' ' << odd_first << ' ' << odd_count);
+      SCOPED_TRACE(::testing::Message() << even_first << ' ' << even_count << ' ' << odd_first << ' ' << odd_count);
       const at::Tensor even = torch::cat({odd_numbers, torch::randn({kWidth})}).narrow(0, 0, even_count).contiguous();
       const at::Tensor odd = torch::cat({torch::randn({kWidth}), odd_numbers}).narrow(0, 3, odd_count).contiguous();
       at::Tensor want = torch::zeros({2, kWidth}, torch::kBFloat16);
@@ -165,7 +165,7 @@ TEST(AttentionRows, RowsTimesAQueryAndTheirSum) {
   for (const AttentionRowsLevel& level : levels()) {
     for (const int64_t count : {0, 1, 3, 4, 5, 64}) {
       for (const int64_t width : {1, 7, 16, 33, 64, 130}) {
-        SCOPED_TRACE(testing::Message() << count << ' ' << width);
+        SCOPED_TRACE(::testing::Message() << count << ' ' << width);
         torch::manual_seed(static_cast<uint64_t>(count + width));
         const at::Tensor all = torch::randn({count + 1, width + 5}).to(torch::kBFloat16);
         const at::Tensor rows = all.narrow(0, 0, count).narrow(1, 0, width).to(torch::kDouble);

@@ -145,9 +145,9 @@ TEST(Attention, ChoosesABody) {
   EXPECT_NE(message.find("SMOE_KERNEL='referense' is not known"), std::string::npos) << message;
 }
 
-TEST(Attention, TheNumberOfThreadsDoesNotShow) {
+void expect_the_same_on_any_number_of_threads(const Lengths& l) {
   for (const auto type : {at::kFloat, at::kBFloat16}) {
-    const RelativeAttentionInput exact = random_input({3, 50, 60, 3, 12, -1, 0.2}, 9);
+    const RelativeAttentionInput exact = random_input(l, 9);
     std::vector<std::vector<at::Tensor>> results;
     for (const int threads : {1, 2, 3, 2}) {
       const Threads use(threads);
@@ -159,6 +159,11 @@ TEST(Attention, TheNumberOfThreadsDoesNotShow) {
       }
     }
   }
+}
+
+TEST(Attention, TheNumberOfThreadsDoesNotShow) {
+  expect_the_same_on_any_number_of_threads({3, 50, 60, 3, 12, -1, 0.2});
+  expect_the_same_on_any_number_of_threads({3, 1, 60, 3, 12, 20, 0.2});
 }
 
 TEST(Attention, QueriesInPartsEqualAllAtOnce) {
@@ -185,14 +190,17 @@ TEST(Attention, QueriesInPartsEqualAllAtOnce) {
 
 TEST(Attention, KeysOfASequenceMayStandInALongerOne) {
   for (const auto type : {at::kFloat, at::kBFloat16}) {
-    const RelativeAttentionInput exact = random_input({3, 20, 45, 2, 16, -1}, 8);
-    const auto want = run(relative_attention, cast(exact, type));
-    RelativeAttentionInput part = cast(exact, type);
-    const at::Tensor longer = torch::full({3, 100, 2, 2, 16}, NAN, at::TensorOptions(type));
-    longer.narrow(1, 20, 65).copy_(part.key_value.detach());
-    part.key_value = longer.narrow(1, 20, 65).detach().requires_grad_();
-    const auto got = run(relative_attention, part);
-    for (size_t i = 0; i < want.size(); ++i) EXPECT_TRUE(torch::equal(got[i], want[i])) << type << ' ' << i;
+    for (const int64_t S : {20, 1}) {
+      const RelativeAttentionInput exact = random_input({3, S, 45, 2, 16, -1}, 8);
+      const auto want = run(relative_attention, cast(exact, type));
+      RelativeAttentionInput part = cast(exact, type);
+      const at::Tensor longer = torch::full({3, 100, 2, 2, 16}, NAN, at::TensorOptions(type));
+      longer.narrow(1, 20, 45 + S).copy_(part.key_value.detach());
+      part.key_value = longer.narrow(1, 20, 45 + S).detach().requires_grad_();
+      const auto got = run(relative_attention, part);
+      for (size_t i = 0; i < want.size(); ++i)
+        EXPECT_TRUE(torch::equal(got[i], want[i])) << type << ' ' << S << ' ' << i;
+    }
   }
 }
 

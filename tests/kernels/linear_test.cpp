@@ -38,16 +38,16 @@ void expect_near(const at::Tensor& got, const at::Tensor& want, const at::Tensor
 }
 
 /// The types of rows, weight and result.
-struct Types {
+struct LinearTypes {
   at::ScalarType x, weight, out;
 };
-const std::vector<Types> kTypes = {{at::kFloat, at::kFloat, at::kFloat},
-                                   {at::kBFloat16, at::kFloat, at::kBFloat16},
-                                   {at::kBFloat16, at::kFloat, at::kFloat},
-                                   {at::kBFloat16, at::kBFloat16, at::kBFloat16}};
+const std::vector<LinearTypes> kLinearTypes = {{at::kFloat, at::kFloat, at::kFloat},
+                                               {at::kBFloat16, at::kFloat, at::kBFloat16},
+                                               {at::kBFloat16, at::kFloat, at::kFloat},
+                                               {at::kBFloat16, at::kBFloat16, at::kBFloat16}};
 
 TEST_F(LinearCpu, ForwardAndGradientsAreThoseOfFp64) {
-  for (const Types& types : kTypes) {
+  for (const LinearTypes& types : kLinearTypes) {
     if (!has_block_gemm(types.x)) continue;
     const auto to_x = [&](const at::Tensor& t) { return t.to(types.x); };
     for (const Size& n :
@@ -77,7 +77,7 @@ TEST_F(LinearCpu, ForwardAndGradientsAreThoseOfFp64) {
 }
 
 TEST_F(LinearCpu, MemoryComesFirstAndTakesNoGradient) {
-  for (const Types& types : kTypes) {
+  for (const LinearTypes& types : kLinearTypes) {
     if (!has_block_gemm(types.x)) continue;
     for (const auto& [B, M, S] : std::vector<std::array<int64_t, 3>>{{1, 1, 128}, {3, 130, 70}, {2, 300, 129}}) {
       SCOPED_TRACE(::testing::Message() << B << ' ' << M << ' ' << S << ' ' << types.x << types.weight << types.out);
@@ -122,16 +122,20 @@ TEST_F(LinearCpu, OnlyAskedForGradientsAreComputed) {
 
 TEST_F(LinearCpu, BitsDoNotDependOnThreadsOrOtherRows) {
   const int before = at::get_num_threads();
-  for (const Types& types : kTypes) {
+  for (const LinearTypes& types : kLinearTypes) {
     if (!has_block_gemm(types.x)) continue;
     const at::Tensor x = draw({700, 96}, 1).to(types.x), w = draw({160, 96}, 2).to(types.weight), b = draw({160}, 3);
     const at::Tensor g = draw({700, 160}, 4).to(types.out);
+    const at::Tensor memory = draw({1, 300, 96}, 5).to(types.x), all = draw({1, 1000, 160}, 6).to(types.out);
     const auto run = [&](int threads) {
       at::set_num_threads(threads);
       at::Tensor xs = x.clone().requires_grad_(), ws = w.clone().requires_grad_(), bs = b.clone().requires_grad_();
       const at::Tensor y = linear_cpu({}, xs, ws, bs, types.out);
       y.backward(g);
-      return std::vector<at::Tensor>{y.detach(), xs.grad(), ws.grad(), bs.grad()};
+      at::Tensor x3 = x.unsqueeze(0).clone().requires_grad_(), w3 = w.clone().requires_grad_();
+      const at::Tensor after = linear_cpu(memory, x3, w3, {}, types.out);
+      after.backward(all);
+      return std::vector<at::Tensor>{y.detach(), xs.grad(), ws.grad(), bs.grad(), after.detach(), x3.grad(), w3.grad()};
     };
     const std::vector<at::Tensor> one = run(1);
     for (const int threads : {2, 3, 5}) {

@@ -94,6 +94,17 @@ TEST(GrowingRows, SeldomMove) {
   EXPECT_EQ(rows.rows().storage().nbytes(), 3 * kRowBytes) << "few rows hold no large buffer";
 }
 
+TEST(GrowingRows, KeepRoomForAsManyAsCameLast) {
+  GrowingRows rows;
+  for (int i = 0; i < 5; ++i) {
+    rows.append(some_rows(100, i));
+    const void* const before = rows.rows().storage().data();
+    rows.keep_last(100);
+    EXPECT_EQ(rows.rows().storage().data(), before) << "the next hundred would move them again";
+    EXPECT_LE(rows.rows().storage().nbytes(), 250 * kRowBytes);
+  }
+}
+
 TEST(GrowingRows, CopiesDoNotSeeWhatAnotherAdds) {
   GrowingRows first;
   first.append(some_rows(8, 0));
