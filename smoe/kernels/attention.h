@@ -24,8 +24,8 @@ struct RelativeAttentionInput {
 /// j ≤ i + L − S. query, key_value and position of one dtype, fp32, fp64 or bf16, which the result has too; biases, softmax
 /// and sums in fp32 (fp64 for fp64). With autograd. Throws UserError where shapes do not fit. On a CPU with oneDNN's block
 /// microkernels, fp32 and bf16 go block by block through the cache, or for S = 1 read keys and values where they stand,
-/// and keep no [S, L] tensor between forward and backward; on a GPU our CUDA kernel, without dropout, keeps the probabilities alone. All else, and SMOE_KERNEL=reference,
-/// goes through the plain body.
+/// and keep no [S, L] tensor between forward and backward; on a GPU our CUDA kernel, without dropout, keeps the
+/// probabilities alone. All else, and SMOE_KERNEL=reference, goes through the plain body.
 at::Tensor relative_attention(const RelativeAttentionInput& input);
 
 /// The sizes of a call.

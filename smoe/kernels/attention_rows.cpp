@@ -1,5 +1,6 @@
 // The passes for any processor, and the choice among them.
 #include "smoe/kernels/attention_rows_body.h"
+#include "smoe/kernels/instruction_sets.h"
 
 namespace smoe {
 namespace {
@@ -7,11 +8,8 @@ namespace {
 const AttentionRowsLevel& level() {
   static const AttentionRowsLevel kChosen = [] {
 #if defined(__x86_64__)
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-        __builtin_cpu_supports("avx512vl")) {
-      return attention_rows_avx512();
-    }
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return attention_rows_avx2();
+    if (has_avx512()) return attention_rows_avx512();
+    if (has_avx2()) return attention_rows_avx2();
 #endif
     return attention_rows_baseline();
   }();

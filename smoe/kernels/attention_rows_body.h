@@ -98,8 +98,8 @@ void put_scaled(const float* __restrict in, float scale, int64_t count, T* __res
   for (int64_t i = 0; i < count; ++i) store(out + i, scale * in[i]);
 }
 
-template <class T>
-float dot(const T* a, const T* b, int64_t count) {
+template <class A, class B>
+float dot_of(const A* a, const B* b, int64_t count) {
   float lane[kSumLanes] = {};
   int64_t i = 0;
   for (; i + kSumLanes <= count; i += kSumLanes) {
@@ -110,17 +110,13 @@ float dot(const T* a, const T* b, int64_t count) {
 }
 
 template <class T>
+float dot(const T* a, const T* b, int64_t count) {
+  return dot_of(a, b, count);
+}
+
+template <class T>
 void dots(const RowsApart<T>& rows, const float* query, float* out) {
-  for (int64_t r = 0; r < rows.count; ++r) {
-    const T* row = rows.first + r * rows.stride;
-    float lane[kSumLanes] = {};
-    int64_t i = 0;
-    for (; i + kSumLanes <= rows.width; i += kSumLanes) {
-      for (int64_t l = 0; l < kSumLanes; ++l) lane[l] += query[i + l] * load(row + i + l);
-    }
-    for (; i < rows.width; ++i) lane[0] += query[i] * load(row + i);
-    out[r] = sum_of(lane, kSumLanes);
-  }
+  for (int64_t r = 0; r < rows.count; ++r) out[r] = dot_of(rows.first + r * rows.stride, query, rows.width);
 }
 
 template <class T>

@@ -6,17 +6,15 @@
 #include "smoe/base/error.h"
 #include "smoe/base/philox.h"
 #include "smoe/kernels/dropout_rows_body.h"
+#include "smoe/kernels/instruction_sets.h"
 
 namespace smoe {
 namespace {
 
 FillDropoutWords choose() {
 #if defined(__x86_64__)
-  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-      __builtin_cpu_supports("avx512vl")) {
-    return fill_dropout_avx512();
-  }
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return fill_dropout_avx2();
+  if (has_avx512()) return fill_dropout_avx512();
+  if (has_avx2()) return fill_dropout_avx2();
 #endif
   return fill_dropout_baseline();
 }

@@ -8,7 +8,6 @@
 #include "smoe/kernels/kernel_choice.h"
 
 namespace smoe {
-
 namespace {
 
 /// Whether the microkernels take `rows`, rounded already, and a weight that this precision rounds to their dtype.

@@ -1,4 +1,5 @@
 // The passes for any processor, and the choice among them.
+#include "smoe/kernels/instruction_sets.h"
 #include "smoe/kernels/row_passes_levels.h"
 #include "smoe/kernels/row_passes_plain_transpose.h"
 
@@ -8,11 +9,8 @@ namespace {
 const RowPassesLevel& level() {
   static const RowPassesLevel kChosen = [] {
 #if defined(__x86_64__)
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-        __builtin_cpu_supports("avx512vl")) {
-      return row_passes_avx512();
-    }
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return row_passes_avx2();
+    if (has_avx512()) return row_passes_avx512();
+    if (has_avx2()) return row_passes_avx2();
 #endif
     return RowPassesLevel{"baseline", make_row_passes<float>(), make_row_passes<Bf16>()};
   }();

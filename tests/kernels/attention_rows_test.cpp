@@ -8,17 +8,16 @@
 #include <limits>
 #include <vector>
 
+#include "smoe/kernels/instruction_sets.h"
+
 namespace smoe {
 namespace {
 
 std::vector<AttentionRowsLevel> levels() {
   std::vector<AttentionRowsLevel> out = {attention_rows_baseline()};
 #if defined(__x86_64__)
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) out.push_back(attention_rows_avx2());
-  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-      __builtin_cpu_supports("avx512vl")) {
-    out.push_back(attention_rows_avx512());
-  }
+  if (has_avx2()) out.push_back(attention_rows_avx2());
+  if (has_avx512()) out.push_back(attention_rows_avx512());
 #endif
   return out;
 }
@@ -33,42 +32,51 @@ struct Row {
     relative = torch::randn({count}) * size;
     mask = torch::rand({count}).lt(0.7).to(torch::kFloat) / 0.7;
     score = ((content + relative) * 0.3f).to(torch::kDouble);
+    tolerance = 1e-6 * (1 + size);
   }
   at::Tensor content, relative, mask, score;
+  double tolerance;  // of the exponents' rounding
 };
 
 const std::vector<int64_t> kCounts = {1, 2, 15, 16, 31, 32, 33, 100, 1024};
 const std::vector<double> kScoreSizes = {0.1, 1.0, 30.0, 1000.0};
 
-TEST(AttentionRows, ExponentialsAreThoseOfASoftmax) {
+/// Calls check(level, row) for each instruction set, length of row and size of scores.
+template <class Check>
+void for_rows(const Check& check) {
   for (const AttentionRowsLevel& level : levels()) {
     for (const int64_t count : kCounts) {
       for (const double size : kScoreSizes) {
         SCOPED_TRACE(::testing::Message() << count << ' ' << size);
-        const Row row(count, size);
-        const double top = row.score.max().item<double>();
-        const at::Tensor want = torch::exp(row.score - top);
-        for (const bool masked : {false, true}) {
-          const at::Tensor expected = masked ? want * row.mask : want;
-          const float* mask = masked ? row.mask.data_ptr<float>() : nullptr;
-          const double tolerance = 1e-6 * (1 + size);  // of the exponent's rounding
-          const auto check = [&](const RowExponentials& got, const at::Tensor& out, double relative_error) {
-            EXPECT_NEAR(got.top, top, 1e-6 * (1 + std::abs(top)));
-            EXPECT_NEAR(got.sum, want.sum().item<double>(), tolerance * static_cast<double>(count));
-            EXPECT_TRUE(torch::allclose(out.to(torch::kDouble), expected, relative_error, tolerance));
-          };
-          at::Tensor in_place = row.content.clone(), scratch = row.content.clone();
-          check(level.fp32.exponentials(in_place.data_ptr<float>(), row.relative.data_ptr<float>(), mask, count, 0.3f,
-                                        in_place.data_ptr<float>()),
-                in_place, 1e-5);
-          const at::Tensor rounded = torch::empty({count}, torch::kBFloat16);
-          check(level.bf16.exponentials(scratch.data_ptr<float>(), row.relative.data_ptr<float>(), mask, count, 0.3f,
-                                        bits(rounded)),
-                rounded, 5e-3);
-        }
+        check(level, Row(count, size));
       }
     }
   }
+}
+
+TEST(AttentionRows, ExponentialsAreThoseOfASoftmax) {
+  for_rows([&](const AttentionRowsLevel& level, const Row& row) {
+    const int64_t count = row.content.size(0);
+    const double top = row.score.max().item<double>();
+    const at::Tensor want = torch::exp(row.score - top);
+    for (const bool masked : {false, true}) {
+      const at::Tensor expected = masked ? want * row.mask : want;
+      const float* mask = masked ? row.mask.data_ptr<float>() : nullptr;
+      const auto check = [&](const RowExponentials& got, const at::Tensor& out, double relative_error) {
+        EXPECT_NEAR(got.top, top, 1e-6 * (1 + std::abs(top)));
+        EXPECT_NEAR(got.sum, want.sum().item<double>(), row.tolerance * static_cast<double>(count));
+        EXPECT_TRUE(torch::allclose(out.to(torch::kDouble), expected, relative_error, row.tolerance));
+      };
+      at::Tensor in_place = row.content.clone(), scratch = row.content.clone();
+      check(level.fp32.exponentials(in_place.data_ptr<float>(), row.relative.data_ptr<float>(), mask, count, 0.3f,
+                                    in_place.data_ptr<float>()),
+            in_place, 1e-5);
+      const at::Tensor rounded = torch::empty({count}, torch::kBFloat16);
+      check(level.bf16.exponentials(scratch.data_ptr<float>(), row.relative.data_ptr<float>(), mask, count, 0.3f,
+                                    bits(rounded)),
+            rounded, 5e-3);
+    }
+  });
 }
 
 TEST(AttentionRows, ExponentialsOfInfinityAndNan) {
@@ -87,28 +95,22 @@ TEST(AttentionRows, ExponentialsOfInfinityAndNan) {
 }
 
 TEST(AttentionRows, BackwardIsTheGradientOfASoftmax) {
-  for (const AttentionRowsLevel& level : levels()) {
-    for (const int64_t count : kCounts) {
-      for (const double size : kScoreSizes) {
-        SCOPED_TRACE(::testing::Message() << count << ' ' << size);
-        const Row row(count, size);
-        const at::Tensor p = torch::softmax(row.score, 0), gradient = torch::randn({count});
-        const float log_sum = static_cast<float>(row.score.logsumexp(0).item<double>());
-        for (const bool masked : {false, true}) {
-          const at::Tensor mask = masked ? row.mask : torch::ones({count});
-          const float delta = (p * gradient * mask).sum().item<float>();
-          for (const auto& backward : {level.fp32.backward, level.bf16.backward}) {
-            const at::Tensor c = row.content.clone(), g = gradient.clone();
-            backward(c.data_ptr<float>(), row.relative.data_ptr<float>(), g.data_ptr<float>(),
-                     masked ? mask.data_ptr<float>() : nullptr, count, 0.3f, log_sum, delta);
-            const double tolerance = 1e-6 * (1 + size);
-            EXPECT_TRUE(torch::allclose(c.to(torch::kDouble), p * mask, 1e-4, tolerance));
-            EXPECT_TRUE(torch::allclose(g.to(torch::kDouble), 0.3 * p * (gradient * mask - delta), 1e-4, tolerance));
-          }
-        }
+  for_rows([&](const AttentionRowsLevel& level, const Row& row) {
+    const int64_t count = row.content.size(0);
+    const at::Tensor p = torch::softmax(row.score, 0), gradient = torch::randn({count});
+    const float log_sum = static_cast<float>(row.score.logsumexp(0).item<double>());
+    for (const bool masked : {false, true}) {
+      const at::Tensor mask = masked ? row.mask : torch::ones({count});
+      const float delta = (p * gradient * mask).sum().item<float>();
+      for (const auto& backward : {level.fp32.backward, level.bf16.backward}) {
+        const at::Tensor c = row.content.clone(), g = gradient.clone();
+        backward(c.data_ptr<float>(), row.relative.data_ptr<float>(), g.data_ptr<float>(),
+                 masked ? mask.data_ptr<float>() : nullptr, count, 0.3f, log_sum, delta);
+        EXPECT_TRUE(torch::allclose(c.to(torch::kDouble), p * mask, 1e-4, row.tolerance));
+        EXPECT_TRUE(torch::allclose(g.to(torch::kDouble), 0.3 * p * (gradient * mask - delta), 1e-4, row.tolerance));
       }
     }
-  }
+  });
 }
 
 TEST(AttentionRows, PairsAreBothOperandsWithZerosAround) {

@@ -6,6 +6,7 @@
 
 #include "smoe/base/philox.h"
 #include "smoe/kernels/dropout_rows_levels.h"
+#include "smoe/kernels/instruction_sets.h"
 #include "tests/base/temp_folder.h"
 #include "tests/kernels/mixture_case.h"
 
@@ -60,11 +61,8 @@ TEST(Dropout, AnElementsFateIsAFunctionOfItsNumberAndTheKey) {
 TEST(Dropout, EveryInstructionSetFollowsTheRule) {
   std::vector<FillDropoutWords> levels = {fill_dropout_baseline()};
 #if defined(__x86_64__)
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) levels.push_back(fill_dropout_avx2());
-  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-      __builtin_cpu_supports("avx512vl")) {
-    levels.push_back(fill_dropout_avx512());
-  }
+  if (has_avx2()) levels.push_back(fill_dropout_avx2());
+  if (has_avx512()) levels.push_back(fill_dropout_avx512());
 #endif
   const uint64_t key = 0xfedcba9876543210u, high = 0x0123456789abcdefu;
   for (const uint32_t last : {0u, 123456789u, 0x80000000u, 0xffffffffu}) {

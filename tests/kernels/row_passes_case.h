@@ -10,6 +10,7 @@
 #include <random>
 #include <vector>
 
+#include "smoe/kernels/instruction_sets.h"
 #include "smoe/kernels/row_passes_levels.h"
 
 namespace smoe::testing {
@@ -17,7 +18,7 @@ namespace smoe::testing {
 inline std::vector<RowPassesLevel> levels() {
   std::vector<RowPassesLevel> out = {{row_passes_level(), row_passes<float>(), row_passes<Bf16>()}};
 #if defined(__x86_64__)
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) out.push_back(row_passes_avx2());
+  if (has_avx2()) out.push_back(row_passes_avx2());
 #endif
   return out;
 }
