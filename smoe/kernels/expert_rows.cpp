@@ -44,6 +44,14 @@ ExpertRows group(const Id* id, int64_t tokens, int64_t slots, int64_t experts) {
 
 }  // namespace
 
+std::vector<int64_t> ExpertRows::chosen() const {
+  std::vector<int64_t> out;
+  for (int64_t e = 0; e < experts(); ++e) {
+    if (rows_of(e) > 0) out.push_back(e);
+  }
+  return out;
+}
+
 ExpertRows group_by_expert(const at::Tensor& expert, int64_t experts) {
   require(expert.dim() == 2 && expert.is_cpu(), "group_by_expert: expert must be [T, K] on the CPU, got ",
           expert.sizes());

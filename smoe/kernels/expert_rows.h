@@ -20,6 +20,7 @@ struct ExpertRows {
   int64_t experts() const { return static_cast<int64_t>(first.size()) - 1; }
   int64_t rows() const { return first.back(); }
   int64_t rows_of(int64_t e) const { return first[static_cast<size_t>(e) + 1] - first[static_cast<size_t>(e)]; }
+  std::vector<int64_t> chosen() const;  ///< the experts that have rows, in ascending id
 };
 
 /// Groups the slots of expert [T, K], int32 or int64 on the CPU. Ids outside [0, experts) are empty slots. Throws

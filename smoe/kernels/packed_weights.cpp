@@ -87,49 +87,51 @@ void pack_both_into(const at::Tensor& w, at::Tensor& forward, at::Tensor& backwa
   });
 }
 
-/// Some numbers of each expert, from places all over its matrix.
-std::vector<double> sample(const at::Tensor& w) {
-  constexpr int64_t kPerExpert = 16;
+/// Some numbers of an expert, from places all over its matrix; all zero past a small one's.
+constexpr int64_t kSampled = 16;
+using Sample = std::array<float, kSampled>;
+
+template <class T>
+Sample sample(const at::Tensor& w, int64_t e) {
   constexpr int64_t kStride = 7919;  // a prime, so that rows and columns are met alike
-  const int64_t size = w.size(1) * w.size(2);
-  std::vector<double> out;
-  const auto take = [&](const auto* data) {
-    for (int64_t e = 0; e < w.size(0); ++e) {
-      for (int64_t i = 0; i < std::min(kPerExpert, size); ++i) {
-        const int64_t at = (i * (size / kPerExpert) + i * kStride) % size;
-        out.push_back(
-            static_cast<double>(data[e * w.stride(0) + at / w.size(2) * w.stride(1) + at % w.size(2) * w.stride(2)]));
-      }
-    }
-  };
-  if (w.scalar_type() == at::kBFloat16) {
-    take(w.const_data_ptr<c10::BFloat16>());
-  } else {
-    take(w.const_data_ptr<float>());
+  const T* data = w.const_data_ptr<T>() + e * w.stride(0);
+  const int64_t columns = w.size(2), size = w.size(1) * columns;
+  Sample out{};
+  for (int64_t i = 0; i < std::min(kSampled, size); ++i) {
+    const int64_t at = (i * (size / kSampled) + i * kStride) % size;
+    out[static_cast<size_t>(i)] = data[at / columns * w.stride(1) + at % columns * w.stride(2)];
   }
   return out;
 }
 
-/// Equality that NaN has too.
-bool same(const std::vector<double>& a, const std::vector<double>& b) {
-  return a.size() == b.size() && (a.empty() || std::memcmp(a.data(), b.data(), a.size() * sizeof(double)) == 0);
+Sample sample(const at::Tensor& w, int64_t e) {
+  return w.scalar_type() == at::kBFloat16 ? sample<c10::BFloat16>(w, e) : sample<float>(w, e);
 }
+
+std::vector<Sample> sample_all(const at::Tensor& w) {
+  std::vector<Sample> out;
+  for (int64_t e = 0; e < w.size(0); ++e) out.push_back(sample(w, e));
+  return out;
+}
+
+/// Equality that NaN has too.
+bool same(const Sample& a, const Sample& b) { return std::memcmp(a.data(), b.data(), sizeof(Sample)) == 0; }
 
 struct Entry {
   c10::weak_intrusive_ptr<c10::TensorImpl, c10::UndefinedTensorImpl> source;
   int64_t version;
   const void* data;
-  std::vector<double> sample;
+  std::vector<Sample> samples;  // [E]
   at::Tensor packed;
 };
 
 /// What was packed, by tensor, use and dtype. An entry does not keep its tensor alive.
 class Cache {
  public:
-  at::Tensor get(const at::Tensor& w, WeightUse use, int64_t parts, at::ScalarType type) {
+  at::Tensor get(const at::Tensor& w, WeightUse use, int64_t parts, at::ScalarType type, ReadExperts read) {
     const std::scoped_lock lock(mutex_);
     const Key key{w.unsafeGetTensorImpl(), use, parts, type};
-    if (has(key, w)) return entries_.at(key).packed;
+    if (has(key, w, read)) return entries_.at(key).packed;
     at::Tensor old = take(key);
     forget_the_dead();
     return keep(key, w, pack(w, use, parts, type, std::move(old)));
@@ -153,14 +155,20 @@ class Cache {
  private:
   using Key = std::tuple<const c10::TensorImpl*, WeightUse, int64_t, at::ScalarType>;
 
-  bool has(const Key& key, const at::Tensor& w) const {
+  bool has(const Key& key, const at::Tensor& w, ReadExperts read = std::nullopt) const {
     const auto found = entries_.find(key);
-    return found != entries_.end() && is_current(found->second, w);
+    return found != entries_.end() && is_current(found->second, w, read);
   }
 
-  static bool is_current(const Entry& entry, const at::Tensor& w) {
-    return !entry.source.expired() && entry.version == w._version() && entry.data == w.const_data_ptr() &&
-           same(entry.sample, sample(w));
+  static bool is_current(const Entry& entry, const at::Tensor& w, ReadExperts read) {
+    if (entry.source.expired() || entry.version != w._version() || entry.data != w.const_data_ptr()) return false;
+    if (entry.samples.size() != static_cast<size_t>(w.size(0))) return false;
+    const auto unchanged = [&](int64_t e) { return same(entry.samples[static_cast<size_t>(e)], sample(w, e)); };
+    if (read.has_value()) return std::all_of(read->begin(), read->end(), unchanged);
+    for (int64_t e = 0; e < w.size(0); ++e) {
+      if (!unchanged(e)) return false;
+    }
+    return true;
   }
 
   /// Takes out an entry. The copy's memory serves again where nobody else holds it: new pages cost as much as the packing.
@@ -175,7 +183,7 @@ class Cache {
 
   at::Tensor keep(const Key& key, const at::Tensor& w, at::Tensor packed) {
     const auto weak = c10::weak_intrusive_ptr<c10::TensorImpl, c10::UndefinedTensorImpl>(w.getIntrusivePtr());
-    return entries_.emplace(key, Entry{weak, w._version(), w.const_data_ptr(), sample(w), std::move(packed)})
+    return entries_.emplace(key, Entry{weak, w._version(), w.const_data_ptr(), sample_all(w), std::move(packed)})
         .first->second.packed;
   }
 
@@ -198,8 +206,8 @@ at::Tensor pack_weights(const at::Tensor& w, WeightUse use, int64_t parts, at::S
   return pack(w, use, parts, type, {});
 }
 
-at::Tensor packed_weights(const at::Tensor& w, WeightUse use, int64_t parts, at::ScalarType type) {
-  return w.is_inference() ? pack_weights(w, use, parts, type) : cache().get(w, use, parts, type);
+at::Tensor packed_weights(const at::Tensor& w, WeightUse use, int64_t parts, at::ScalarType type, ReadExperts read) {
+  return w.is_inference() ? pack_weights(w, use, parts, type) : cache().get(w, use, parts, type, read);
 }
 
 at::Tensor packed_training_weights(const at::Tensor& w, int64_t parts, at::ScalarType type) {

@@ -4,6 +4,8 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <optional>
+#include <span>
 
 namespace smoe {
 
@@ -19,13 +21,17 @@ inline constexpr int64_t kPackedColumns = 64;
 /// Rows that a packed matrix of K rows has: bf16 goes in pairs.
 inline int64_t packed_rows(int64_t K, at::ScalarType type) { return type == at::kBFloat16 ? (K + 1) / 2 * 2 : K; }
 
+/// The experts whose matrices a call reads; all of them where it does not say.
+using ReadExperts = std::optional<std::span<const int64_t>>;
+
 /// w [E, out, in], fp32 or of dtype `type`, as [E, parts, ⌈N / 64⌉, packed_rows(K), 64] of dtype `type` (fp32 or bf16),
 /// where the N · parts columns of a matrix are so many parts side by side: block n of a part holds its columns [64 n,
 /// 64 n + 64) in the order that block_gemm wants; what lies past K is zero, past N zero or arbitrary. The result is kept
 /// until the tensor dies or changes: its version counter tells, and for writes through `data()`, which do not move the
-/// counter (LibTorch's SGD makes such), a sample of each expert's numbers. Tensors without a version (inference mode) are
-/// packed at every call.
-at::Tensor packed_weights(const at::Tensor& w, WeightUse use, int64_t parts, at::ScalarType type);
+/// counter (LibTorch's SGD makes such), a sample of the numbers of each expert that is read. Tensors without a version
+/// (inference mode) are packed at every call.
+at::Tensor packed_weights(const at::Tensor& w, WeightUse use, int64_t parts, at::ScalarType type,
+                          ReadExperts read = std::nullopt);
 
 /// The same for the forward pass of a training step: what has to be packed is packed for the backward pass, too (in one
 /// part), while it is in the processor, where the shape allows that.

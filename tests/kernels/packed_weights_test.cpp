@@ -4,7 +4,9 @@
 #include <torch/optim/sgd.h>
 #include <torch/types.h>
 
+#include <limits>
 #include <tuple>
+#include <vector>
 
 #include "smoe/kernels/block_gemm.h"
 #include "smoe/kernels/moe_mlp_bodies.h"
@@ -130,6 +132,25 @@ TEST(PackedWeights, WithoutAVersionNothingIsKept) {
   packed_weights(w, WeightUse::kForward, 1, at::kFloat);
   w.add_(3);
   EXPECT_EQ(unpacked(packed_weights(w, WeightUse::kForward, 1, at::kFloat), 0, 0, 2, 2)[1][1].item<float>(), 3);
+}
+
+// A write through data() does not move the version: SGD makes such.
+TEST(PackedWeights, AnUnseenWriteIsFoundInTheExpertsThatAreRead) {
+  const at::Tensor w = torch::randn({3, 4, 6});
+  const auto pack = [&](const std::vector<int64_t>& read) {
+    return packed_weights(w, WeightUse::kForward, 1, at::kFloat, read);
+  };
+  const at::Tensor first = pack({0, 1, 2});
+  w.data().select(0, 1).mul_(2);
+  EXPECT_TRUE(pack({}).is_same(first));
+  EXPECT_TRUE(pack({0, 2}).is_same(first));
+  const at::Tensor second = pack({1});
+  EXPECT_FALSE(second.is_same(first));
+  EXPECT_TRUE(torch::equal(unpacked(second, 1, 0, 6, 4), w[1].t()));
+  w.data().select(0, 2).fill_(std::numeric_limits<float>::quiet_NaN());
+  const at::Tensor third = packed_weights(w, WeightUse::kForward, 1, at::kFloat);
+  EXPECT_FALSE(third.is_same(second));
+  EXPECT_TRUE(pack({2}).is_same(third));  // NaN is what it was
 }
 
 TEST(PackedWeights, AnOptimizersStepIsSeen) {
