@@ -89,8 +89,9 @@ const std::string& choose_body(const at::Tensor& x, const MlpWeights& weights, c
 
 MlpBody parse_body(const MlpCall& call, c10::string_view name) {
   const auto found = std::find(body_names().begin(), body_names().end(), name);
-  require(found != body_names().end(), "moe_mlp: body '", name, "' is not known",
-          suggest(std::string(name), body_names()));
+  if (found == body_names().end()) {
+    throw UserError(concat("moe_mlp: body '", name, "' is not known", suggest(std::string(name), body_names())));
+  }
   const auto body = static_cast<MlpBody>(found - body_names().begin());
   require(body != MlpBody::kBlocks || moe_mlp_cpu_takes(call.x, call.weights, call.options.activation),
           "moe_mlp: body 'blocks' does not compute ", call.x.scalar_type(), " on ", call.x.device());
@@ -197,8 +198,8 @@ class MoeMlpFunction : public torch::autograd::Function<MoeMlpFunction> {
  public:
   static at::Tensor forward(AutogradContext* context, const at::Tensor& x, const at::Tensor& expert,
                             const at::Tensor& weight, const at::Tensor& w1, const MaybeTensor& b1, const at::Tensor& w2,
-                            const MaybeTensor& b2, const std::string& activation, double dropout_p, int64_t dropout_key,
-                            bool keep_hidden) {
+                            const MaybeTensor& b2, const std::string& activation, double dropout_p,
+                            int64_t dropout_key) {
     static const auto kOperator =
         c10::Dispatcher::singleton().findSchemaOrThrow("smoe::moe_mlp_forward", "").typed<decltype(forward_kernel)>();
     const at::AutoDispatchBelowADInplaceOrView below;
@@ -208,7 +209,8 @@ class MoeMlpFunction : public torch::autograd::Function<MoeMlpFunction> {
     const at::Tensor first = converted ? w1.to(x.scalar_type()) : w1;
     const at::Tensor second = converted ? w2.to(x.scalar_type()) : w2;
     const auto [y, hidden] =
-        kOperator.call(x, expert, weight, first, b1, second, b2, activation, dropout_p, dropout_key, keep_hidden, body);
+        kOperator.call(x, expert, weight, first, b1, second, b2, activation, dropout_p, dropout_key,
+                       /*keep_hidden=*/true, body);
     const at::Tensor bias1 = b1.value_or(none), bias2 = b2.value_or(none);
     context->save_for_backward({x, expert, weight, first, bias1, second, bias2, hidden});
     context->saved_data["types"] =
@@ -245,24 +247,11 @@ class MoeMlpFunction : public torch::autograd::Function<MoeMlpFunction> {
     if (wanted[2]) out[2] = out[2].to(static_cast<at::ScalarType>(types[0]));
     if (wanted[4]) out[4] = out[4].to(static_cast<at::ScalarType>(types[1]));
     const at::Tensor none;
-    return {out[0], none, out[1], out[2], out[3], out[4], out[5], none, none, none, none};
+    return {out[0], none, out[1], out[2], out[3], out[4], out[5], none, none, none};
   }
 };
 
-bool wants_gradient(const at::Tensor& t) { return t.defined() && t.requires_grad(); }
-
-/// smoe::moe_mlp where autograd may want to know.
-at::Tensor with_autograd(const at::Tensor& x, const at::Tensor& expert, const at::Tensor& weight, const at::Tensor& w1,
-                         const MaybeTensor& b1, const at::Tensor& w2, const MaybeTensor& b2,
-                         c10::string_view activation, double dropout_p, int64_t dropout_key) {
-  const at::Tensor none;
-  const std::array<at::Tensor, 6> inputs = {x, weight, w1, b1.value_or(none), w2, b2.value_or(none)};
-  const bool keep = at::GradMode::is_enabled() && std::any_of(inputs.begin(), inputs.end(), wants_gradient);
-  return MoeMlpFunction::apply(x, expert, weight, w1, b1, w2, b2, std::string(activation), dropout_p, dropout_key,
-                               keep);
-}
-
-/// smoe::moe_mlp where it does not.
+/// smoe::moe_mlp where nobody asks for a gradient.
 at::Tensor without_autograd(const at::Tensor& x, const at::Tensor& expert, const at::Tensor& weight,
                             const at::Tensor& w1, const MaybeTensor& b1, const at::Tensor& w2, const MaybeTensor& b2,
                             c10::string_view activation, double dropout_p, int64_t dropout_key) {
@@ -272,6 +261,25 @@ at::Tensor without_autograd(const at::Tensor& x, const at::Tensor& expert, const
   const std::string& body = choose_body(x, {w1, b1.value_or(none), w2, b2.value_or(none)}, activation);
   return std::get<0>(kOperator.call(x, expert, weight, w1, b1, w2, b2, activation, dropout_p, dropout_key,
                                     /*keep_hidden=*/false, body));
+}
+
+/// With a tangent too: apply() says then that there is no derivative forwards.
+bool wants_gradient(const at::Tensor& t) {
+  if (!t.defined()) return false;
+  return (at::GradMode::is_enabled() && t.requires_grad()) || t._fw_grad(/*level=*/0).defined();
+}
+
+/// smoe::moe_mlp where somebody may.
+at::Tensor with_autograd(const at::Tensor& x, const at::Tensor& expert, const at::Tensor& weight, const at::Tensor& w1,
+                         const MaybeTensor& b1, const at::Tensor& w2, const MaybeTensor& b2,
+                         c10::string_view activation, double dropout_p, int64_t dropout_key) {
+  const at::Tensor none;
+  const std::array<at::Tensor, 6> inputs = {x, weight, w1, b1.value_or(none), w2, b2.value_or(none)};
+  if (std::none_of(inputs.begin(), inputs.end(), wants_gradient)) {
+    const at::AutoDispatchBelowADInplaceOrView below;
+    return without_autograd(x, expert, weight, w1, b1, w2, b2, activation, dropout_p, dropout_key);
+  }
+  return MoeMlpFunction::apply(x, expert, weight, w1, b1, w2, b2, std::string(activation), dropout_p, dropout_key);
 }
 
 }  // namespace

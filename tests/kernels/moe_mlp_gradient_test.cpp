@@ -1,5 +1,7 @@
 // Gradients of the mixture operator: against finite differences in fp64, and of the other dtypes against fp64.
+#include <ATen/ops/_make_dual.h>
 #include <gtest/gtest.h>
+#include <torch/csrc/autograd/forward_grad.h>
 
 #include "tests/kernels/gradcheck.h"
 #include "tests/kernels/mixture_case.h"
@@ -100,6 +102,14 @@ TEST(MoeMlpGradient, OnlyWhatIsAskedForGetsAGradient) {
     }
     EXPECT_FALSE(each.run(make_case({.T = 8, .K = 2, .E = 3, .D = 4, .H = 5}, 80)).requires_grad()) << each.name;
   }
+}
+
+TEST(MoeMlpGradient, ThereIsNoneForwards) {
+  MixtureCase c = make_case({.T = 4, .K = 2, .E = 3, .D = 5, .H = 6}, 7);
+  const uint64_t level = torch::autograd::ForwardADLevel::get_next_idx();
+  c.x = at::_make_dual(c.x, torch::ones_like(c.x), static_cast<int64_t>(level));
+  EXPECT_THROW(body("moe_mlp").run(c), std::exception);
+  torch::autograd::ForwardADLevel::release_idx(level);
 }
 
 TEST(MoeMlpGradient, TakesAnExpandedIncomingGradient) {
