@@ -1,6 +1,8 @@
 #include "smoe/kernels/moe_mlp_cpu.h"
 
+#include <ATen/Parallel.h>
 #include <ATen/core/LegacyTypeDispatch.h>
+#include <ATen/ops/empty_like.h>
 #include <ATen/ops/from_blob.h>
 #include <ATen/ops/gelu.h>
 #include <ATen/ops/gelu_backward.h>
@@ -21,6 +23,19 @@ at::Tensor as_tensor(float* data, int64_t count) { return at::from_blob(data, {t
 void fill_up(float* data, int64_t count) { std::fill(data + count, data + tile_room(count), 0.0f); }
 
 }  // namespace
+
+bool threads_share_columns(const ForwardLoad& load) {
+  constexpr double kFewTokens = 32;
+  // Else they do where each would have fewer than so many rows of an expert, and read its weights for these: so many bytes
+  // in all that it could leave to the others.
+  constexpr double kFewRows = 24, kManyBytes = 8 << 20;
+  constexpr double kMostBetween = 16 << 20;
+  if (load.tokens <= kFewTokens) return true;
+  const double threads = at::get_num_threads();
+  const double weights = load.experts * (load.w1_rows + load.H) * load.D * load.bytes;
+  return load.rows < kFewRows * threads * load.experts && weights - weights / threads > kManyBytes &&
+         load.between() <= kMostBetween;
+}
 
 void activate_tile(Activation function, float* x, int64_t count, float* out) {
   const at::AutoDispatchBelowADInplaceOrView no_autograd;
@@ -48,6 +63,22 @@ void activate_tile_backward(Activation function, float* gradient, float* x, int6
     case Activation::kGeluTanh: at::gelu_backward_out(to, of_out, from, "tanh"); return;
     case Activation::kSilu: at::silu_backward_out(to, of_out, from); return;
     default: throw Failure("activate_tile_backward: a gated activation is no function of one element");
+  }
+}
+
+BiasRows::BiasRows(const at::Tensor& bias, at::ScalarType type, std::span<const int64_t> experts) {
+  if (!bias.defined()) return;
+  if (type != at::kBFloat16 || bias.scalar_type() != at::kFloat) {
+    rows_ = bias.to(type).to(at::kFloat).contiguous();
+    return;
+  }
+  // Rounding all experts' takes as long as one token's experts.
+  const at::Tensor from = bias.contiguous();
+  rows_ = at::empty_like(from);
+  for (const int64_t e : experts) {
+    const float* in = from.const_data_ptr<float>() + e * from.size(1);
+    float* out = rows_.mutable_data_ptr<float>() + e * from.size(1);
+    std::transform(in, in + from.size(1), out, [](float b) { return static_cast<float>(c10::BFloat16(b)); });
   }
 }
 

@@ -3,6 +3,7 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <span>
 #include <vector>
 
 #include "smoe/kernels/block_tiles.h"
@@ -25,6 +26,20 @@ struct MlpSizes {
         halves(is_gated(call.options.activation) ? 2 : 1) {}
 };
 
+/// What decides how threads share a forward pass, as numbers whose products do not overflow.
+struct ForwardLoad {
+  double tokens, rows;            ///< T, and the assignments to experts
+  double experts, D, H, w1_rows;  ///< experts that have rows; H or 2 H
+  double bytes;                   ///< of an element in products
+
+  /// Bytes of all rows before, between and after the products.
+  double between() const { return rows * ((D + H) * bytes + 4 * D); }
+};
+
+/// Whether threads own columns of the weights instead of tokens. What is between() goes through memory then: of more than 32
+/// tokens 16 MiB at most.
+bool threads_share_columns(const ForwardLoad& load);
+
 /// Columns of the hidden layer that are worked on at once; a sum over the hidden layer is one over such slices.
 inline constexpr int64_t kHiddenSlice = 256;
 
@@ -46,11 +61,10 @@ class PackedExperts {
   at::Tensor packed_;
 };
 
-/// A bias [E, N] as fp32 numbers, rounded to the dtype of x; null where there is none.
+/// A bias [E, N] as fp32 numbers, rounded to the dtype of x, for the experts that are named; null where there is none.
 class BiasRows {
  public:
-  BiasRows(const at::Tensor& bias, at::ScalarType type)
-      : rows_(bias.defined() ? bias.to(type).to(at::kFloat).contiguous() : bias) {}
+  BiasRows(const at::Tensor& bias, at::ScalarType type, std::span<const int64_t> experts);
 
   const float* of(int64_t e) const {
     return rows_.defined() ? rows_.const_data_ptr<float>() + e * rows_.size(1) : nullptr;

@@ -48,7 +48,7 @@ class Backward {
         weight_(row_weights(call.weight, rows_)),
         w1_(packed_weights(call.weights.w1, WeightUse::kBackward, 1, x_.scalar_type())),
         w2_(packed_weights(call.weights.w2, WeightUse::kBackward, 1, x_.scalar_type())),
-        b2_(call.weights.b2, x_.scalar_type()),
+        b2_(call.weights.b2, x_.scalar_type(), rows_.chosen()),
         pieces_(cut_into_pieces(rows_, sizes_.H, kSlice)) {
     const at::TensorOptions fp32 = x_.options().dtype(at::kFloat);
     if (wanted[kX]) x_rows_ = at::empty({pieces_.rows, sizes_.D}, fp32);

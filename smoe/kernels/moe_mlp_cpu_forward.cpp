@@ -3,8 +3,8 @@
 // Many tokens: each thread owns a range of tokens and walks the experts in ascending order over tiles of its own tokens'
 // rows: gather, first product, bias and activation, second product, and straight into the output. No row leaves the cache
 // but the hidden ones that the backward pass asks for.
-// Few tokens (a decoding step): reading the weights is what costs, so threads own columns of them instead, and rows go
-// through memory between the two products. Both ways make the same sums in the same order.
+// Few tokens (a decoding step), or few for each thread and expert: reading the weights is what costs, so threads own columns
+// of them instead, and rows go through memory between the two products. Both ways make the same sums in the same order.
 #include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
@@ -18,7 +18,8 @@ namespace smoe {
 namespace {
 
 constexpr int64_t kTileRows = 128;
-constexpr int64_t kFewTokens = 32;
+// Bytes of weights that are worth waking a thread: what is read meanwhile.
+constexpr double kWorthAThread = 2 << 20;
 
 /// Rows that a product is given: more than a few are filled up to a multiple of eight, so that only few kernels exist.
 int64_t product_rows(int64_t rows) { return rows <= 8 ? rows : round_up(rows, 8); }
@@ -30,17 +31,18 @@ class Forward {
       : call_(call),
         sizes_(call),
         rows_(group_by_expert(call.expert, sizes_.E)),
+        chosen_(rows_.chosen()),
         x_(call.x.contiguous()),
         weight_(row_weights(call.weight, rows_)),
-        w1_(packed(call.weights.w1, sizes_.halves, keep_hidden)),
-        w2_(packed(call.weights.w2, 1, keep_hidden)),
-        b1_(call.weights.b1, x_.scalar_type()),
-        b2_(call.weights.b2, x_.scalar_type()),
+        w1_(packed(call.weights.w1, sizes_.halves, chosen_, keep_hidden)),
+        w2_(packed(call.weights.w2, 1, chosen_, keep_hidden)),
+        b1_(call.weights.b1, x_.scalar_type(), chosen_),
+        b2_(call.weights.b2, x_.scalar_type(), chosen_),
         hidden_(at::empty({keep_hidden ? sizes_.T * sizes_.K : 0, sizes_.halves * sizes_.H}, x_.options())),
         sum_(at::zeros({sizes_.T, sizes_.D}, x_.options().dtype(at::kFloat))) {}
 
   MlpForward run() {
-    if (sizes_.T <= kFewTokens) {
+    if (threads_share_columns(load())) {
       by_columns();
     } else {
       by_tokens();
@@ -52,9 +54,21 @@ class Forward {
  private:
   using P = PassOf<T>;
 
-  static at::Tensor packed(const at::Tensor& w, int64_t parts, bool training) {
+  static at::Tensor packed(const at::Tensor& w, int64_t parts, const std::vector<int64_t>& chosen, bool training) {
     constexpr auto kType = c10::CppTypeToScalarType<T>::value;
-    return training ? packed_training_weights(w, parts, kType) : packed_weights(w, WeightUse::kForward, parts, kType);
+    return training ? packed_training_weights(w, parts, kType)
+                    : packed_weights(w, WeightUse::kForward, parts, kType, chosen);
+  }
+
+  ForwardLoad load() const {
+    const auto number = [](int64_t n) { return static_cast<double>(n); };
+    return {.tokens = number(sizes_.T),
+            .rows = number(rows_.rows()),
+            .experts = number(std::ssize(chosen_)),
+            .D = number(sizes_.D),
+            .H = number(sizes_.H),
+            .w1_rows = number(sizes_.halves * sizes_.H),
+            .bytes = sizeof(T)};
   }
 
   /// A thread's own memory.
@@ -69,18 +83,25 @@ class Forward {
 
   int64_t operand_width(int64_t width) const { return packed_rows(width, x_.scalar_type()); }
 
-  Space make_space(int64_t rows) const {
+  /// Room for `rows` between the products, `slice` hidden columns of them.
+  Space make_space(int64_t rows, int64_t slice) const {
     Space s;
-    const int64_t slice = std::min(kHiddenSlice, sizes_.H), tile = tile_room(rows * slice);
-    s.x = s.scratch.template take<T>(rows * operand_width(sizes_.D));
+    const int64_t tile = tile_room(rows * slice);
     for (int half = 0; half < 2; ++half) {
       s.first[half] = s.scratch.template take<float>(half < sizes_.halves ? tile : 0);
       s.pre[half] = s.scratch.template take<float>(call_.options.activation == Activation::kRelu ? 0 : tile);
     }
     s.act = s.scratch.template take<float>(call_.options.activation == Activation::kRelu ? 0 : tile);
-    s.after = s.scratch.template take<T>(rows * operand_width(slice));
-    s.second = s.scratch.template take<float>(rows * sizes_.D);
     s.mask = s.scratch.template take<float>(call_.options.dropout_p > 0 ? rows * slice : 0);
+    return s;
+  }
+
+  Space make_tile_space() const {
+    const int64_t slice = std::min(kHiddenSlice, sizes_.H);
+    Space s = make_space(kTileRows, slice);
+    s.x = s.scratch.template take<T>(kTileRows * operand_width(sizes_.D));
+    s.after = s.scratch.template take<T>(kTileRows * operand_width(slice));
+    s.second = s.scratch.template take<float>(kTileRows * sizes_.D);
     return s;
   }
 
@@ -162,19 +183,23 @@ class Forward {
     const std::vector<int64_t> bounds = token_ranges(at::get_num_threads());
     const int64_t ranges = static_cast<int64_t>(bounds.size()) - 1;
     at::parallel_for(0, ranges, 1, [&](int64_t begin, int64_t end) {
-      Space s = make_space(kTileRows);
+      Space s = make_tile_space();
       for (int64_t i = begin; i < end; ++i) {
         for (int64_t e = 0; e < sizes_.E; ++e) {
-          const auto own = [&](int64_t token) {
-            return std::lower_bound(rows_.token.begin() + rows_.first[static_cast<size_t>(e)],
-                                    rows_.token.begin() + rows_.first[static_cast<size_t>(e) + 1], token) -
-                   rows_.token.begin();
-          };
-          expert_tiles(e, own(bounds[static_cast<size_t>(i)]), own(bounds[static_cast<size_t>(i) + 1]), s);
+          for_each_tile(row_of(e, bounds[static_cast<size_t>(i)]), row_of(e, bounds[static_cast<size_t>(i) + 1]),
+                        [&](int64_t first, int64_t count) { one_tile(e, first, count, s); });
         }
       }
       release_block_gemm(x_.scalar_type());
     });
+  }
+
+  /// The first row of an expert that is of a token from `token` on.
+  int64_t row_of(int64_t e, int64_t token) const {
+    const auto row = rows_.token.begin();
+    return std::lower_bound(row + rows_.first[static_cast<size_t>(e)], row + rows_.first[static_cast<size_t>(e) + 1],
+                            token) -
+           row;
   }
 
   /// Cuts the tokens into ranges of about as many rows each.
@@ -188,12 +213,13 @@ class Forward {
     return bounds;
   }
 
-  /// The rows [first, last) of expert e, in tiles of about the same size.
-  void expert_tiles(int64_t e, int64_t first, int64_t last, Space& s) {
+  /// Calls work(first row, rows) for the rows [first, last) of an expert, in tiles of about the same size.
+  template <class Work>
+  static void for_each_tile(int64_t first, int64_t last, const Work& work) {
     const int64_t tiles = ceil_div(last - first, kTileRows);
     for (int64_t i = 0; i < tiles; ++i) {
       const int64_t size = round_up(ceil_div(last - first, tiles - i), 8), count = std::min(size, last - first);
-      one_tile(e, first, count, s);
+      work(first, count);
       first += count;
     }
   }
@@ -208,46 +234,105 @@ class Forward {
     scatter(e, first, count, s.second);
   }
 
-  /// Calls work(e, first row, rows, block) for every expert that has rows, a few rows at a time, and every block of 64
-  /// columns out of `columns`, on all threads.
+  /// As many threads as are worth waking to read so many bytes.
+  static int64_t threads_for(double bytes) {
+    return std::clamp<int64_t>(static_cast<int64_t>(bytes / kWorthAThread), 1, at::get_num_threads());
+  }
+
+  /// Calls work(chosen expert's number, column, width, space) for every chosen expert and block of 64 out of `columns`
+  /// columns of `depth` weights, on as many threads as are worth waking, all with about as much to do.
   template <class Work>
-  void for_each_block(int64_t columns, const Work& work) {
-    const int64_t blocks = ceil_div(columns, kPackedColumns);
-    at::parallel_for(0, sizes_.E * blocks, 1, [&](int64_t begin, int64_t end) {
-      Space s = make_space(round_up(kFewTokens, 8));
-      for (int64_t i = begin; i < end; ++i) {
-        const auto e = static_cast<size_t>(i / blocks);
-        for (int64_t first = rows_.first[e]; first < rows_.first[e + 1]; first += kFewTokens) {
-          const int64_t count = std::min(kFewTokens, rows_.first[e + 1] - first), column = i % blocks * kPackedColumns;
-          work(static_cast<int64_t>(e), first, count, column, std::min(kPackedColumns, columns - column), s);
-        }
+  void for_each_block(int64_t columns, int64_t depth, const Work& work) {
+    constexpr double kRowsInARead = 8;  // whose products take about as long as reading the weights from the third cache
+    const int64_t blocks = ceil_div(columns, kPackedColumns), experts = std::ssize(chosen_);
+    std::vector<double> before = {0};  // the experts before each, by what they cost
+    int64_t most = 0;
+    for (const int64_t e : chosen_) {
+      const double bytes = static_cast<double>(columns) * static_cast<double>(depth) * sizeof(T);
+      before.push_back(before.back() + bytes * (1 + static_cast<double>(rows_.rows_of(e)) / kRowsInARead));
+      most = std::max(most, rows_.rows_of(e));
+    }
+    const int64_t threads = threads_for(before.back());
+    const auto first_block = [&](int64_t thread) {
+      if (thread == threads) return experts * blocks;
+      const double at = before.back() * static_cast<double>(thread) / static_cast<double>(threads);
+      const auto next = std::upper_bound(before.begin() + 1, before.end(), at);
+      if (next == before.end()) return experts * blocks;
+      const double within = (at - *(next - 1)) / (*next - *(next - 1));
+      return (next - before.begin() - 1) * blocks + static_cast<int64_t>(within * static_cast<double>(blocks));
+    };
+    at::parallel_for(0, threads, 1, [&](int64_t begin, int64_t end) {
+      Space s = make_space(round_up(std::min(most, kTileRows), 8), kPackedColumns);
+      for (int64_t i = first_block(begin); i < first_block(end); ++i) {
+        const int64_t column = i % blocks * kPackedColumns;
+        work(static_cast<size_t>(i / blocks), column, std::min(kPackedColumns, columns - column), s);
       }
       release_block_gemm(x_.scalar_type());
     });
   }
 
   void by_columns() {
-    const int64_t ld = operand_width(sizes_.H);
-    at::Tensor after = at::empty({rows_.rows(), ld}, x_.options());
-    at::Tensor second = at::empty({rows_.rows(), sizes_.D}, sum_.options());
+    const int64_t D = sizes_.D, ld = operand_width(sizes_.H);
+    // Where each chosen expert's rows begin, behind those of the ones before, which are filled up for the products.
+    std::vector<int64_t> start = {0};
+    for (const int64_t e : chosen_) start.push_back(start.back() + round_up(rows_.rows_of(e), 8));
+    const at::Tensor x = gather_all(start), after = at::empty({start.back(), ld}, x.options()),
+                     second = at::empty({start.back(), D}, sum_.options());
+    const int64_t ld_x = x.size(1);
+    const T* rows = x.const_data_ptr<T>();
     T* hidden = after.mutable_data_ptr<T>();
     float* out = second.mutable_data_ptr<float>();
-    for_each_block(sizes_.H, [&](int64_t e, int64_t first, int64_t count, int64_t h, int64_t width, Space& s) {
-      first_product(e, first, count, gathered(first, count, s), h, width, s, hidden + first * ld + h, ld);
+    const auto for_tiles = [&](size_t i, const auto& work) {
+      const int64_t e = chosen_[i], first = rows_.first[static_cast<size_t>(e)];
+      for_each_tile(first, first + rows_.rows_of(e),
+                    [&](int64_t row, int64_t count) { work(e, row, count, start[i] + row - first); });
+    };
+    for_each_block(sizes_.H, sizes_.halves * D, [&](size_t i, int64_t h, int64_t width, Space& s) {
+      for_tiles(i, [&](int64_t e, int64_t row, int64_t count, int64_t at) {
+        first_product(e, row, count, rows + at * ld_x, h, width, s, hidden + at * ld + h, ld);
+      });
     });
-    for_each_block(sizes_.D, [&](int64_t e, int64_t first, int64_t count, int64_t d, int64_t width, Space&) {
-      second_product(e, count, hidden + first * ld, ld, 0, sizes_.H, d, width, out + first * sizes_.D + d);
+    for_each_block(D, sizes_.H, [&](size_t i, int64_t d, int64_t width, Space&) {
+      for_tiles(i, [&](int64_t e, int64_t, int64_t count, int64_t at) {
+        second_product(e, product_rows(count), hidden + at * ld, ld, 0, sizes_.H, d, width, out + at * D + d);
+      });
     });
-    for (int64_t e = 0; e < sizes_.E; ++e) {
-      const int64_t first = rows_.first[static_cast<size_t>(e)];
-      scatter(e, first, rows_.rows_of(e), out + first * sizes_.D);
-    }
+    scatter_all(start, out);
+  }
+
+  /// [start.back(), D], for bf16 D rounded up to even: the chosen experts' rows of x, each one's from start[its number] on.
+  at::Tensor gather_all(const std::vector<int64_t>& start) const {
+    const int64_t ld = operand_width(sizes_.D), experts = std::ssize(chosen_);
+    at::Tensor out = at::empty({start.back(), ld}, x_.options());
+    const int64_t threads = threads_for(static_cast<double>(out.nbytes()));
+    at::parallel_for(0, experts, ceil_div(experts, threads), [&](int64_t begin, int64_t end) {
+      for (auto i = static_cast<size_t>(begin); i < static_cast<size_t>(end); ++i) {
+        const int64_t first = rows_.first[static_cast<size_t>(chosen_[i])], count = rows_.rows_of(chosen_[i]);
+        passes_.gather(as_pass(x_.const_data_ptr<T>()), sizes_.D, rows_.token.data() + first, count,
+                       product_rows(count), as_pass(out.mutable_data_ptr<T>() + start[i] * ld), ld);
+      }
+    });
+    return out;
+  }
+
+  /// The second products of all rows, each chosen expert's from start[its number] on, into the output.
+  void scatter_all(const std::vector<int64_t>& start, const float* second) {
+    const std::vector<int64_t> bounds = token_ranges(threads_for(static_cast<double>(start.back() * sizes_.D) * 4));
+    at::parallel_for(0, std::ssize(bounds) - 1, 1, [&](int64_t begin, int64_t end) {
+      const int64_t from = bounds[static_cast<size_t>(begin)], to = bounds[static_cast<size_t>(end)];
+      for (size_t i = 0; i < chosen_.size(); ++i) {
+        const int64_t e = chosen_[i], row = row_of(e, from);
+        const int64_t at = start[i] + row - rows_.first[static_cast<size_t>(e)];
+        scatter(e, row, row_of(e, to) - row, second + at * sizes_.D);
+      }
+    });
   }
 
   const MlpCall& call_;
   const MlpSizes sizes_;
   const RowPasses<P>& passes_ = row_passes<P>();
   const ExpertRows rows_;
+  const std::vector<int64_t> chosen_;
   const at::Tensor x_;
   const std::vector<float> weight_;  // in the order of rows_
   const PackedExperts<T> w1_, w2_;

@@ -7,7 +7,7 @@
 
 #include "smoe/kernels/block_gemm.h"
 #include "smoe/kernels/kernel_choice.h"
-#include "smoe/kernels/moe_mlp.h"
+#include "smoe/kernels/moe_mlp_cpu.h"
 #include "smoe/kernels/packed_weights.h"
 
 namespace smoe {
@@ -23,12 +23,15 @@ struct Sizes {
 PassMemory cpu_body(const Sizes& n, double packed, bool training) {
   PassMemory memory{.kept = 0, .passing = 0, .packed = packed};
   const double sum = 4 * n.T * n.D, rounded = n.bytes < 4 ? n.bytes * n.T * n.D : 0;
-  memory.passing = sum + 2 * rounded;
+  const ForwardLoad load{
+      .tokens = n.T, .rows = n.T * n.K, .experts = n.E, .D = n.D, .H = n.H, .w1_rows = n.rows, .bytes = n.bytes};
+  const double forward = sum + 2 * rounded + (threads_share_columns(load) ? load.between() : 0);
+  memory.passing = forward;
   if (!training) return memory;
   memory.kept = n.hidden() + rounded;  // … and x in the type of products, where that is a copy
   // A row of the gradient of x for each assignment, and for each slice where few experts share all rows (kPieces).
   const double pieces = std::clamp(std::floor(8 / n.E), 1.0, std::ceil(n.H / 64));
-  memory.passing = 4 * n.T * n.K * pieces * n.D + sum + 2 * rounded;
+  memory.passing = std::max(forward, 4 * n.T * n.K * pieces * n.D + sum + 2 * rounded);
   return memory;
 }
 

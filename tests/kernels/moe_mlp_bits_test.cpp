@@ -176,6 +176,26 @@ TEST(MoeMlpBits, ForwardOnOneTwoAndFourThreads) {
   }
 }
 
+// Threads share the weights' columns here. Of small weights, as in the other tests, one thread reads all.
+TEST(MoeMlpBits, FewTokensAndLargeWeightsOnUpToSevenThreads) {
+  const torch::NoGradGuard no_grad;
+  const NamedBody& cpu = body("moe_mlp");
+  std::mt19937_64 random(12);
+  for (const at::ScalarType type : {at::kFloat, at::kBFloat16}) {
+    MixtureCase c = make_case({.T = 170, .K = 3, .E = 5, .D = 512, .H = 1090}, 24).to(type);
+    c.expert = c.expert.masked_fill(c.expert.eq(1), -1);  // an expert between the others that nobody chose
+    c.expert.narrow(0, 0, 140).select(1, 0).fill_(3);     // and one of more than a tile
+    const at::Tensor whole = cpu.run(c);
+    const at::Tensor reference = body("reference").run(c).to(at::kFloat);
+    EXPECT_LT((whole.to(at::kFloat) - reference).norm().item<double>(),
+              (type == at::kFloat ? 1e-6 : 1e-2) * reference.norm().item<double>());
+    for (const int threads : {1, 2, 4, 7}) {
+      const Threads set(threads);
+      for (const int64_t count : {1, 2, 7, 32, 70, 170}) expect_rows_keep_their_bits(cpu, c, whole, count, random);
+    }
+  }
+}
+
 TEST(MoeMlpBits, GradientsOfTheCpuBodyOnOneTwoAndFourThreads) {
   const NamedBody& cpu = body("moe_mlp");
   for (const at::ScalarType type : {at::kFloat, at::kBFloat16}) {
