@@ -2,6 +2,7 @@
 // two are what autograd and tracing see of it, each with shapes that follow from those of its inputs alone.
 #include "smoe/kernels/moe_mlp.h"
 
+#include <ATen/FuncTorchTLS.h>
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/core/grad_mode.h>
@@ -37,6 +38,7 @@ void check_arguments(const MlpCall& call) {
           " and ", w.w2.sizes());
   const int64_t halves = is_gated(options.activation) ? 2 : 1;
   const int64_t E = w.w1.size(0), rows = w.w1.size(1), H = rows / halves, D = w.w1.size(2);
+  require(rows > 0, "moe_mlp: experts must have a width H of at least 1, got w1 ", w.w1.sizes());
   require(rows % halves == 0, "moe_mlp: with a gated activation w1 must be [E, 2 H, D], got ", w.w1.sizes());
   require(w.w2.sizes() == at::IntArrayRef({E, D, H}), "moe_mlp: w2 must be [E, D, H] = [", E, ", ", D, ", ", H,
           "], got ", w.w2.sizes());
@@ -263,19 +265,21 @@ at::Tensor without_autograd(const at::Tensor& x, const at::Tensor& expert, const
                                     /*keep_hidden=*/false, body));
 }
 
-/// With a tangent too: apply() says then that there is no derivative forwards.
+/// Whether a gradient is asked for. A tangent asks for one, too: apply() says that there is none forwards.
 bool wants_gradient(const at::Tensor& t) {
   if (!t.defined()) return false;
   return (at::GradMode::is_enabled() && t.requires_grad()) || t._fw_grad(/*level=*/0).defined();
 }
 
-/// smoe::moe_mlp where somebody may.
+/// smoe::moe_mlp where somebody may ask for a gradient.
 at::Tensor with_autograd(const at::Tensor& x, const at::Tensor& expert, const at::Tensor& weight, const at::Tensor& w1,
                          const MaybeTensor& b1, const at::Tensor& w2, const MaybeTensor& b2,
                          c10::string_view activation, double dropout_p, int64_t dropout_key) {
   const at::Tensor none;
   const std::array<at::Tensor, 6> inputs = {x, weight, w1, b1.value_or(none), w2, b2.value_or(none)};
-  if (std::none_of(inputs.begin(), inputs.end(), wants_gradient)) {
+  // Within functorch an outer level may ask where this one does not; apply() refuses what it cannot do there.
+  const bool transformed = at::functorch::functorchTLSAccessor() != nullptr;
+  if (!transformed && std::none_of(inputs.begin(), inputs.end(), wants_gradient)) {
     const at::AutoDispatchBelowADInplaceOrView below;
     return without_autograd(x, expert, weight, w1, b1, w2, b2, activation, dropout_p, dropout_key);
   }

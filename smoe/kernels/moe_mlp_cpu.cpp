@@ -26,10 +26,10 @@ void fill_up(float* data, int64_t count) { std::fill(data + count, data + tile_r
 
 bool threads_share_columns(const ForwardLoad& load) {
   constexpr double kFewTokens = 32;
-  // Else they do where each would have fewer than so many rows of an expert, and read its weights for these: so many bytes
-  // in all that it could leave to the others.
-  constexpr double kFewRows = 24, kManyBytes = 8 << 20;
-  constexpr double kMostBetween = 16 << 20;
+  // With more tokens, where a thread that owned some would read an expert's weights for fewer rows than this …
+  constexpr double kFewRows = 24;
+  // … and what it need not read where it owns columns is worth the rows' way through memory.
+  constexpr double kManyBytes = 8 << 20, kMostBetween = 16 << 20;
   if (load.tokens <= kFewTokens) return true;
   const double threads = at::get_num_threads();
   const double weights = load.experts * (load.w1_rows + load.H) * load.D * load.bytes;

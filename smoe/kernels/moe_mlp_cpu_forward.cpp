@@ -18,8 +18,7 @@ namespace smoe {
 namespace {
 
 constexpr int64_t kTileRows = 128;
-// Bytes of weights that are worth waking a thread: what is read meanwhile.
-constexpr double kWorthAThread = 2 << 20;
+constexpr double kWorthWaking = 4 << 20;  // bytes that one thread moves while the others wake and move their shares
 
 /// Rows that a product is given: more than a few are filled up to a multiple of eight, so that only few kernels exist.
 int64_t product_rows(int64_t rows) { return rows <= 8 ? rows : round_up(rows, 8); }
@@ -74,11 +73,12 @@ class Forward {
   /// A thread's own memory.
   struct Space {
     Scratch scratch;
-    T* x;                  // [rows, D], the gathered rows
-    float* first[2];       // [rows, slice], the first product, of gates and values where there are two
-    float *pre[2], *act;   // the same before and after an activation that LibTorch computes
-    T* after;              // [rows, slice]
-    float *second, *mask;  // [rows, D], the second product; [rows, slice]
+    float* first[2];          // [rows, slice], the first product, of gates and values where there are two
+    float *pre[2], *act;      // the same before and after an activation that LibTorch computes
+    float* mask;              // [rows, slice]
+    T* x = nullptr;           // [rows, D], the gathered rows; this and what follows only where a thread owns tokens
+    T* after = nullptr;       // [rows, slice]
+    float* second = nullptr;  // [rows, D], the second product
   };
 
   int64_t operand_width(int64_t width) const { return packed_rows(width, x_.scalar_type()); }
@@ -185,7 +185,7 @@ class Forward {
     at::parallel_for(0, ranges, 1, [&](int64_t begin, int64_t end) {
       Space s = make_tile_space();
       for (int64_t i = begin; i < end; ++i) {
-        for (int64_t e = 0; e < sizes_.E; ++e) {
+        for (const int64_t e : chosen_) {
           for_each_tile(row_of(e, bounds[static_cast<size_t>(i)]), row_of(e, bounds[static_cast<size_t>(i) + 1]),
                         [&](int64_t first, int64_t count) { one_tile(e, first, count, s); });
         }
@@ -234,18 +234,16 @@ class Forward {
     scatter(e, first, count, s.second);
   }
 
-  /// As many threads as are worth waking to read so many bytes.
-  static int64_t threads_for(double bytes) {
-    return std::clamp<int64_t>(static_cast<int64_t>(bytes / kWorthAThread), 1, at::get_num_threads());
-  }
+  /// All threads, or one where there are so few bytes to move: LibTorch wakes all or none.
+  static int64_t threads_for(double bytes) { return bytes < kWorthWaking ? 1 : at::get_num_threads(); }
 
   /// Calls work(chosen expert's number, column, width, space) for every chosen expert and block of 64 out of `columns`
-  /// columns of `depth` weights, on as many threads as are worth waking, all with about as much to do.
+  /// columns of `depth` weights; each thread has about as much to do.
   template <class Work>
   void for_each_block(int64_t columns, int64_t depth, const Work& work) {
     constexpr double kRowsInARead = 8;  // whose products take about as long as reading the weights from the third cache
     const int64_t blocks = ceil_div(columns, kPackedColumns), experts = std::ssize(chosen_);
-    std::vector<double> before = {0};  // the experts before each, by what they cost
+    std::vector<double> before = {0};  // what the experts before each cost, in bytes read
     int64_t most = 0;
     for (const int64_t e : chosen_) {
       const double bytes = static_cast<double>(columns) * static_cast<double>(depth) * sizeof(T);
@@ -263,7 +261,7 @@ class Forward {
     };
     at::parallel_for(0, threads, 1, [&](int64_t begin, int64_t end) {
       Space s = make_space(round_up(std::min(most, kTileRows), 8), kPackedColumns);
-      for (int64_t i = first_block(begin); i < first_block(end); ++i) {
+      for (int64_t i = first_block(begin), last = first_block(end); i < last; ++i) {
         const int64_t column = i % blocks * kPackedColumns;
         work(static_cast<size_t>(i / blocks), column, std::min(kPackedColumns, columns - column), s);
       }
@@ -273,9 +271,9 @@ class Forward {
 
   void by_columns() {
     const int64_t D = sizes_.D, ld = operand_width(sizes_.H);
-    // Where each chosen expert's rows begin, behind those of the ones before, which are filled up for the products.
+    // Where each chosen expert's rows begin, behind those of the ones before as the products fill them up.
     std::vector<int64_t> start = {0};
-    for (const int64_t e : chosen_) start.push_back(start.back() + round_up(rows_.rows_of(e), 8));
+    for (const int64_t e : chosen_) start.push_back(start.back() + product_rows(rows_.rows_of(e)));
     const at::Tensor x = gather_all(start), after = at::empty({start.back(), ld}, x.options()),
                      second = at::empty({start.back(), D}, sum_.options());
     const int64_t ld_x = x.size(1);
@@ -306,10 +304,11 @@ class Forward {
     at::Tensor out = at::empty({start.back(), ld}, x_.options());
     const int64_t threads = threads_for(static_cast<double>(out.nbytes()));
     at::parallel_for(0, experts, ceil_div(experts, threads), [&](int64_t begin, int64_t end) {
-      for (auto i = static_cast<size_t>(begin); i < static_cast<size_t>(end); ++i) {
-        const int64_t first = rows_.first[static_cast<size_t>(chosen_[i])], count = rows_.rows_of(chosen_[i]);
+      for (int64_t i = begin; i < end; ++i) {
+        const int64_t e = chosen_[static_cast<size_t>(i)], first = rows_.first[static_cast<size_t>(e)];
+        const int64_t count = rows_.rows_of(e), at = start[static_cast<size_t>(i)];
         passes_.gather(as_pass(x_.const_data_ptr<T>()), sizes_.D, rows_.token.data() + first, count,
-                       product_rows(count), as_pass(out.mutable_data_ptr<T>() + start[i] * ld), ld);
+                       product_rows(count), as_pass(out.mutable_data_ptr<T>() + at * ld), ld);
       }
     });
     return out;

@@ -6,7 +6,7 @@
 
 #include <algorithm>
 #include <array>
-#include <cstring>
+#include <bit>
 #include <iterator>
 #include <map>
 #include <mutex>
@@ -87,9 +87,9 @@ void pack_both_into(const at::Tensor& w, at::Tensor& forward, at::Tensor& backwa
   });
 }
 
-/// Some numbers of an expert, from places all over its matrix; all zero past a small one's.
+/// The bits of some fp32 numbers of an expert, from places all over its matrix; all zero past a small one's.
 constexpr int64_t kSampled = 16;
-using Sample = std::array<float, kSampled>;
+using Sample = std::array<uint32_t, kSampled>;
 
 template <class T>
 Sample sample(const at::Tensor& w, int64_t e) {
@@ -99,7 +99,8 @@ Sample sample(const at::Tensor& w, int64_t e) {
   Sample out{};
   for (int64_t i = 0; i < std::min(kSampled, size); ++i) {
     const int64_t at = (i * (size / kSampled) + i * kStride) % size;
-    out[static_cast<size_t>(i)] = data[at / columns * w.stride(1) + at % columns * w.stride(2)];
+    const float number = data[at / columns * w.stride(1) + at % columns * w.stride(2)];
+    out[static_cast<size_t>(i)] = std::bit_cast<uint32_t>(number);
   }
   return out;
 }
@@ -114,13 +115,11 @@ std::vector<Sample> sample_all(const at::Tensor& w) {
   return out;
 }
 
-/// Equality that NaN has too.
-bool same(const Sample& a, const Sample& b) { return std::memcmp(a.data(), b.data(), sizeof(Sample)) == 0; }
-
 struct Entry {
   c10::weak_intrusive_ptr<c10::TensorImpl, c10::UndefinedTensorImpl> source;
   int64_t version;
   const void* data;
+  std::vector<int64_t> sizes;
   std::vector<Sample> samples;  // [E]
   at::Tensor packed;
 };
@@ -162,8 +161,8 @@ class Cache {
 
   static bool is_current(const Entry& entry, const at::Tensor& w, ReadExperts read) {
     if (entry.source.expired() || entry.version != w._version() || entry.data != w.const_data_ptr()) return false;
-    if (entry.samples.size() != static_cast<size_t>(w.size(0))) return false;
-    const auto unchanged = [&](int64_t e) { return same(entry.samples[static_cast<size_t>(e)], sample(w, e)); };
+    if (w.sizes() != at::IntArrayRef(entry.sizes)) return false;
+    const auto unchanged = [&](int64_t e) { return entry.samples[static_cast<size_t>(e)] == sample(w, e); };
     if (read.has_value()) return std::all_of(read->begin(), read->end(), unchanged);
     for (int64_t e = 0; e < w.size(0); ++e) {
       if (!unchanged(e)) return false;
@@ -183,7 +182,8 @@ class Cache {
 
   at::Tensor keep(const Key& key, const at::Tensor& w, at::Tensor packed) {
     const auto weak = c10::weak_intrusive_ptr<c10::TensorImpl, c10::UndefinedTensorImpl>(w.getIntrusivePtr());
-    return entries_.emplace(key, Entry{weak, w._version(), w.const_data_ptr(), sample_all(w), std::move(packed)})
+    return entries_
+        .emplace(key, Entry{weak, w._version(), w.const_data_ptr(), w.sizes().vec(), sample_all(w), std::move(packed)})
         .first->second.packed;
   }
 

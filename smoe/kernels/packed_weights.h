@@ -21,7 +21,7 @@ inline constexpr int64_t kPackedColumns = 64;
 /// Rows that a packed matrix of K rows has: bf16 goes in pairs.
 inline int64_t packed_rows(int64_t K, at::ScalarType type) { return type == at::kBFloat16 ? (K + 1) / 2 * 2 : K; }
 
-/// The experts whose matrices a call reads; all of them where it does not say.
+/// The experts whose matrices a call reads, all where it does not say. The other matrices of what it gets may be old.
 using ReadExperts = std::optional<std::span<const int64_t>>;
 
 /// w [E, out, in], fp32 or of dtype `type`, as [E, parts, ⌈N / 64⌉, packed_rows(K), 64] of dtype `type` (fp32 or bf16),

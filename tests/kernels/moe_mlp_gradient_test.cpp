@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 #include <torch/csrc/autograd/forward_grad.h>
 
+#include "tests/base/temp_folder.h"
 #include "tests/kernels/gradcheck.h"
 #include "tests/kernels/mixture_case.h"
 
@@ -108,7 +109,7 @@ TEST(MoeMlpGradient, ThereIsNoneForwards) {
   MixtureCase c = make_case({.T = 4, .K = 2, .E = 3, .D = 5, .H = 6}, 7);
   const uint64_t level = torch::autograd::ForwardADLevel::get_next_idx();
   c.x = at::_make_dual(c.x, torch::ones_like(c.x), static_cast<int64_t>(level));
-  EXPECT_THROW(body("moe_mlp").run(c), std::exception);
+  EXPECT_NE(message_of<c10::Error>([&] { body("moe_mlp").run(c); }).find("jvp is not implemented"), std::string::npos);
   torch::autograd::ForwardADLevel::release_idx(level);
 }
 

@@ -209,6 +209,7 @@ TEST(MoeMlp, RefusesWhatDoesNotFitAndSaysTheShapes) {
       {[](MixtureCase& c) { c.expert = c.expert.to(torch::kFloat32); }, {"int32 or int64", "Float"}},
       {[](MixtureCase& c) { c.expert = c.expert.to(torch::kInt16); }, {"int32 or int64", "Short"}},
       {[](MixtureCase& c) { c.weight = c.weight.narrow(1, 0, 1); }, {"weight must have the shape", "[5, 2]", "[5, 1]"}},
+      {[](MixtureCase& c) { c.weights.w1 = c.weights.w1.narrow(1, 0, 0); }, {"width H of at least 1", "[3, 0, 4]"}},
       {[](MixtureCase& c) { c.weights.w1 = c.weights.w1[0]; }, {"w1 must be [E, H, D]", "[6, 4]", "[3, 4, 6]"}},
       {[](MixtureCase& c) { c.weights.w2 = c.weights.w1; }, {"w2 must be [E, D, H] = [3, 4, 6]", "[3, 6, 4]"}},
       {[](MixtureCase& c) { c.weights.b1 = c.weights.b2; }, {"b1 must be [E, H] = [3, 6]", "[3, 4]"}},

@@ -117,6 +117,8 @@ TEST(PackedWeights, AnOldCopyIsWrittenOverWhereNobodyHoldsIt) {
   EXPECT_TRUE(same_bits(held, before));  // what is past a block's columns may be anything
   w.set_data(torch::randn({3, 7, 6}));   // the same tensor with another shape
   EXPECT_TRUE(torch::equal(unpacked(pack(), 2, 0, 6, 7), w[2].t()));
+  w.set_data(w.data().view({3, 6, 7}));  // and with its own numbers in another
+  EXPECT_TRUE(torch::equal(unpacked(pack(), 2, 0, 7, 6), w[2].t()));
 }
 
 TEST(PackedWeights, AnotherTensorAtTheSamePlaceIsAnotherTensor) {
