@@ -2,7 +2,6 @@
 
 #include <gtest/gtest.h>
 
-#include <chrono>
 #include <limits>
 
 #include <nlohmann/json.hpp>
@@ -69,13 +68,12 @@ TEST(Json, RefusesDepth) {
   }
 }
 
-TEST(Json, ReadsManyMembersFast) {
+// So many that what is quadratic in them runs into the program's time limit.
+TEST(Json, ReadsManyMembers) {
   std::string text = "{";
   for (int i = 0; i < 200'000; ++i) text += concat(i > 0 ? "," : "", "\"", i, "\":{}");
-  const auto start = std::chrono::steady_clock::now();
   EXPECT_EQ(parse_json(text + "}", "x").size(), 200'000u);
   EXPECT_EQ(parse_json("[" + text + "}]", "x")[0].size(), 200'000u);
-  EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(20));  // anything quadratic takes longer
 }
 
 TEST(Json, ReadsFilesThatHoldAnObject) {

@@ -2,7 +2,6 @@
 
 #include <gtest/gtest.h>
 
-#include <chrono>
 #include <cstring>
 #include <random>
 
@@ -296,7 +295,8 @@ TEST(Safetensors, SurvivesAnyMutation) {
   EXPECT_GT(refused, 15'000);
 }
 
-TEST(Safetensors, ReadsManyTensorsFast) {
+// So many that what is quadratic in them runs into the program's time limit.
+TEST(Safetensors, ReadsManyTensors) {
   constexpr int64_t kCount = 100'000;
   std::string header = "{";
   for (int64_t i = 0; i < kCount; ++i) {
@@ -304,10 +304,8 @@ TEST(Safetensors, ReadsManyTensorsFast) {
                      "\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[", i, ",", i + 1, "]}");
   }
   const std::string file = file_text(header + "}", std::string(kCount, 'x'));
-  const auto start = std::chrono::steady_clock::now();
   const SafetensorsView view = parse_safetensors(as_bytes(file), "x");
   for (const TensorBytes& tensor : view.tensors) ASSERT_EQ(view.find(tensor.name), &tensor);
-  EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(20));  // anything quadratic takes longer
   EXPECT_EQ(view.tensors.size(), static_cast<size_t>(kCount));
 }
 

@@ -2,7 +2,6 @@
 
 #include <gtest/gtest.h>
 
-#include <chrono>
 
 #include "smoe/base/error.h"
 #include "smoe/base/file.h"
@@ -194,7 +193,8 @@ TEST_F(Run, LaterEvaluationsReplaceEarlierOnes) {
   EXPECT_EQ(bpc, (std::vector<double>{2.75, 2.5, 2}));
 }
 
-TEST_F(Run, ManyLinesAreReadInTime) {
+// So many that what is quadratic in them runs into the program's time limit.
+TEST_F(Run, ManyLinesAreRead) {
   constexpr int64_t kCount = 20'000;
   std::string recipe, valid, evaluations;
   for (int64_t i = 0; i < kCount; ++i) {
@@ -205,9 +205,7 @@ TEST_F(Run, ManyLinesAreReadInTime) {
   put("recipe.toml", recipe);
   put("metrics.jsonl", valid);
   put("evaluations.jsonl", evaluations);
-  const auto start = std::chrono::steady_clock::now();
   const Json run = report_data({read()})["runs"][0];
-  EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(20));  // anything quadratic takes longer
   EXPECT_EQ(run["recipe"].size(), static_cast<size_t>(kCount));
   EXPECT_EQ(run["valid"].size(), static_cast<size_t>(kCount));
   EXPECT_EQ(run["evaluations"].size(), static_cast<size_t>(kCount / 2 + 1));
