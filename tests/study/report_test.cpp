@@ -2,7 +2,6 @@
 
 #include <gtest/gtest.h>
 
-
 #include "smoe/base/error.h"
 #include "smoe/base/file.h"
 #include "tests/base/temp_folder.h"
