@@ -295,7 +295,7 @@ TEST(Safetensors, SurvivesAnyMutation) {
   EXPECT_GT(refused, 15'000);
 }
 
-// So many that what is quadratic in them runs into the program's time limit.
+// So many that a reader that is quadratic in them makes the tests slow; how fast it is they do not judge.
 TEST(Safetensors, ReadsManyTensors) {
   constexpr int64_t kCount = 100'000;
   std::string header = "{";

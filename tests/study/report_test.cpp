@@ -192,7 +192,7 @@ TEST_F(Run, LaterEvaluationsReplaceEarlierOnes) {
   EXPECT_EQ(bpc, (std::vector<double>{2.75, 2.5, 2}));
 }
 
-// So many that what is quadratic in them runs into the program's time limit.
+// So many that a reader that is quadratic in them makes the tests slow; how fast it is they do not judge.
 TEST_F(Run, ManyLinesAreRead) {
   constexpr int64_t kCount = 20'000;
   std::string recipe, valid, evaluations;
