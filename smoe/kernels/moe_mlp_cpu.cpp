@@ -72,7 +72,7 @@ BiasRows::BiasRows(const at::Tensor& bias, at::ScalarType type, std::span<const 
     rows_ = bias.to(type).to(at::kFloat).contiguous();
     return;
   }
-  // Rounding all experts' takes as long as one token's experts.
+  // Only of these: to round the biases of all experts would take as long as the products of one token.
   const at::Tensor from = bias.contiguous();
   rows_ = at::empty_like(from);
   for (const int64_t e : experts) {
