@@ -20,13 +20,17 @@ class Result:
 
     def at(self, *path):
         """The field of a field: at("train_ms", "total")."""
-        values = [functools.reduce(operator.getitem, path, one) for one in self.rounds]
+        values = self.each(*path)
         return statistics.median(values) if isinstance(values[0], (int, float)) else values[0]
 
-    def spread(self, name):
-        """The least and the most of a field over the rounds."""
-        values = [one[name] for one in self.rounds]
+    def spread(self, *path):
+        """The least and the most of such a field over the rounds."""
+        values = self.each(*path)
         return min(values), max(values)
+
+    def each(self, *path):
+        """Such a field in each round."""
+        return [functools.reduce(operator.getitem, path, one) for one in self.rounds]
 
 
 def key_of(line):

@@ -20,11 +20,15 @@ def commands(results):
                      for command, options in values.items())
 
 
-def ms(result, name):
+def figures(value):
+    return f"{value:.3g}" if value < 100 else f"{value:,.0f}"
+
+
+def ms(result, *path):
     """A time and, over the rounds, its spread."""
-    low, high = result.spread(name)
-    text = f"{result[name]:.3g}" if result[name] < 100 else f"{result[name]:.0f}"
-    return text if len(result.rounds) == 1 else f"{text} ({low:.3g}–{high:.3g})"
+    low, high = result.spread(*path)
+    text = figures(result.at(*path))
+    return text if len(result.rounds) == 1 else f"{text} ({figures(low)}–{figures(high)})"
 
 
 def share(value):
@@ -113,7 +117,7 @@ def step(results):
     rows = []
     for result in results:
         rows.append([str(result["k"]), result["dtype"], str(result["threads"]), number(result["tokens_per_second"]),
-                     number(result.at("train_ms", "total"), 1),
+                     ms(result, "train_ms", "total"),
                      *[number(result.at("train_ms", part), 1) for part in parts],
                      number(result["eval_tokens_per_second"]), number(result["peak_rss_bytes"] / MIB)])
     head = ["k", "dtype", "threads", "tokens/s", "step ms", *parts, "evaluation tokens/s", "peak MiB"]
