@@ -12,12 +12,14 @@ const RowPassesLevel& level() {
     if (has_avx512()) return row_passes_avx512();
     if (has_avx2()) return row_passes_avx2();
 #endif
-    return RowPassesLevel{"baseline", make_row_passes<float>(), make_row_passes<Bf16>()};
+    return row_passes_baseline();
   }();
   return kChosen;
 }
 
 }  // namespace
+
+RowPassesLevel row_passes_baseline() { return {"baseline", make_row_passes<float>(), make_row_passes<Bf16>()}; }
 
 template <>
 const RowPasses<float>& row_passes<float>() {

@@ -11,7 +11,8 @@ struct RowPassesLevel {
   RowPasses<Bf16> bf16;
 };
 
-RowPassesLevel row_passes_avx2();    // row_passes_avx2.cpp
-RowPassesLevel row_passes_avx512();  // row_passes_avx512.cpp
+RowPassesLevel row_passes_baseline();  // row_passes.cpp
+RowPassesLevel row_passes_avx2();      // row_passes_avx2.cpp
+RowPassesLevel row_passes_avx512();    // row_passes_avx512.cpp
 
 }  // namespace smoe

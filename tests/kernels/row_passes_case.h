@@ -16,9 +16,10 @@
 namespace smoe::testing {
 
 inline std::vector<RowPassesLevel> levels() {
-  std::vector<RowPassesLevel> out = {{row_passes_level(), row_passes<float>(), row_passes<Bf16>()}};
+  std::vector<RowPassesLevel> out = {row_passes_baseline()};
 #if defined(__x86_64__)
   if (has_avx2()) out.push_back(row_passes_avx2());
+  if (has_avx512()) out.push_back(row_passes_avx512());
 #endif
   return out;
 }
