@@ -104,10 +104,8 @@ at::Tensor multiply_any(const at::Tensor& a, const at::Tensor& offsets, const at
 
 bool expert_blocks_take(const at::Tensor& rows, const at::Tensor& w) {
   const auto type = rows.scalar_type();
-  // bf16 goes in pairs, which rows of odd width would begin in the middle of.
-  const bool splits_a_pair = type == at::kBFloat16 && (w.size(1) % 2 != 0 || w.size(2) % 2 != 0);
   return rows.is_cpu() && has_block_gemm(type) && (w.scalar_type() == type || w.scalar_type() == at::kFloat) &&
-         !splits_a_pair && w.size(1) > 0 && w.size(2) > 0;
+         in_pairs(type, w.size(1)) && in_pairs(type, w.size(2)) && w.size(1) > 0 && w.size(2) > 0;
 }
 
 at::Tensor expert_products_blocks(const at::Tensor& rows, const at::Tensor& offsets, const at::Tensor& w,

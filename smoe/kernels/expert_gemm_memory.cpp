@@ -17,8 +17,8 @@ PassMemory expert_gemm_memory(const at::Tensor& w, int64_t rows, at::ScalarType 
     memory.kept = input;
     memory.passing += static_cast<double>(w.numel()) * static_cast<double>(w.element_size());
   }
-  const bool splits_a_pair = type == at::kBFloat16 && (N % 2 != 0 || D % 2 != 0);
-  if (reference_kernels_forced() || !has_block_gemm(type) || splits_a_pair) return memory;
+  const bool blocks = has_block_gemm(type) && in_pairs(type, N) && in_pairs(type, D);
+  if (reference_kernels_forced() || !blocks) return memory;
   memory.packed = packed_bytes(E, 1, D, N, type);
   if (training) memory.packed += packed_bytes(E, 1, N, D, type);
   return memory;

@@ -45,8 +45,8 @@ at::Tensor linear_reference(const at::Tensor& x, const at::Tensor& weight, const
 }
 
 bool linear_keeps_only_rows(int64_t rows, int64_t I, int64_t O, at::ScalarType type) {
-  const bool in_pairs = type != at::kBFloat16 || (I % 2 == 0 && O % 2 == 0);
-  return !reference_kernels_forced() && has_block_gemm(type) && in_pairs && rows >= kLinearRows;
+  return !reference_kernels_forced() && has_block_gemm(type) && in_pairs(type, I) && in_pairs(type, O) &&
+         rows >= kLinearRows;
 }
 
 }  // namespace smoe

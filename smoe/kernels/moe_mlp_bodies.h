@@ -32,6 +32,8 @@ at::Tensor moe_mlp_reference(const MlpCall& call);
 /// Whether the CPU body computes in this device and dtypes on this processor: fp32 with fp32 weights, or bf16 with bf16
 /// or fp32 weights (and with a gated activation an even H).
 bool moe_mlp_cpu_takes(const at::Tensor& x, const MlpWeights& weights, Activation activation);
+/// The same of what is on a CPU, with weights in such a dtype.
+bool moe_mlp_cpu_takes(at::ScalarType type, int64_t H, Activation activation);
 
 /// What the forward pass leaves: y [T, D], and for the backward pass, where it was asked for, the hidden rows before
 /// their activation [R, H or 2 H] in the dtype of x, grouped by expert; rows past the last group are arbitrary. The CPU

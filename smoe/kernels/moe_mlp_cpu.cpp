@@ -90,12 +90,14 @@ std::vector<float> row_weights(const at::Tensor& weight, const ExpertRows& rows)
   return out;
 }
 
+bool moe_mlp_cpu_takes(at::ScalarType type, int64_t H, Activation activation) {
+  return has_block_gemm(type) && (!is_gated(activation) || in_pairs(type, H));  // where the rows of values begin
+}
+
 bool moe_mlp_cpu_takes(const at::Tensor& x, const MlpWeights& weights, Activation activation) {
   const auto type = x.scalar_type(), w = weights.w1.scalar_type();
-  // The rows of values would begin in the middle of a pair.
-  const bool splits_a_pair = type == at::kBFloat16 && is_gated(activation) && weights.w2.size(2) % 2 != 0;
-  return x.device().is_cpu() && has_block_gemm(type) && weights.w2.scalar_type() == w &&
-         (w == type || w == at::kFloat) && !splits_a_pair;
+  return x.device().is_cpu() && weights.w2.scalar_type() == w && (w == type || w == at::kFloat) &&
+         moe_mlp_cpu_takes(type, weights.w2.size(2), activation);
 }
 
 }  // namespace smoe

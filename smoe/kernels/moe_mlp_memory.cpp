@@ -20,7 +20,7 @@ struct Sizes {
   double hidden() const { return T * K * rows * bytes; }
 };
 
-PassMemory cpu_body(const Sizes& n, double packed, bool training) {
+PassMemory memory_of_cpu_body(const Sizes& n, double packed, bool training) {
   PassMemory memory{.kept = 0, .passing = 0, .packed = packed};
   const double sum = 4 * n.T * n.D, rounded = n.bytes < 4 ? n.bytes * n.T * n.D : 0;
   const ForwardLoad load{
@@ -35,7 +35,7 @@ PassMemory cpu_body(const Sizes& n, double packed, bool training) {
   return memory;
 }
 
-PassMemory plain_body(const Sizes& n, bool training) {
+PassMemory memory_of_plain_body(const Sizes& n, bool training) {
   // Gathered rows, outputs and their concatenation; a second hidden tensor after the activation. The backward pass makes
   // the forward pass again, and stacks the gradients of each expert's matrices.
   const double row = n.T * n.K * n.D * n.bytes, hidden = n.hidden();
@@ -56,14 +56,15 @@ PassMemory moe_mlp_memory(const MlpWeights& weights, int64_t tokens, double slot
                     .H = static_cast<double>(H),
                     .rows = static_cast<double>(rows),
                     .bytes = static_cast<double>(c10::elementSize(type))};
-  const bool splits_a_pair = type == at::kBFloat16 && is_gated(activation) && H % 2 != 0;
-  if (reference_kernels_forced() || !has_block_gemm(type) || splits_a_pair) return plain_body(sizes, training);
+  if (reference_kernels_forced() || !moe_mlp_cpu_takes(type, H, activation)) {
+    return memory_of_plain_body(sizes, training);
+  }
   double packed = packed_bytes(weights.w1.size(0), is_gated(activation) ? 2 : 1, D, rows, type) +
                   packed_bytes(weights.w1.size(0), 1, H, D, type);
   if (training) {
     packed += packed_bytes(weights.w1.size(0), 1, rows, D, type) + packed_bytes(weights.w1.size(0), 1, D, H, type);
   }
-  return cpu_body(sizes, packed, training);
+  return memory_of_cpu_body(sizes, packed, training);
 }
 
 }  // namespace smoe
