@@ -1,4 +1,5 @@
 #include <ATen/Parallel.h>
+#include <ATen/ops/empty.h>
 
 #include <array>
 
@@ -202,18 +203,19 @@ void backward(const Shape& s, const Inputs<T>& in, const T* position, const T* o
     }
   });
   // Each sequence adds up its own gradient of the places: how many threads there are must not show in the sum.
-  Buffer<float> of_places(static_cast<size_t>(s.N * s.B * part));
+  const at::Tensor of_places = at::empty({s.N * s.B, part}, at::kFloat);
+  float* sums = of_places.mutable_data_ptr<float>();
   at::parallel_for(0, s.N * s.B, 1, [&](int64_t begin, int64_t end) {
     HeadBackward<T> head(s, in, out, log_sum, gradient, to);
     for (int64_t task = begin; task < end; ++task) {
-      head(task % s.B, task / s.B, places[static_cast<size_t>(task / s.B)], of_places.data() + task * part);
+      head(task % s.B, task / s.B, places[static_cast<size_t>(task / s.B)], sums + task * part);
     }
     release_block_gemm(c10::CppTypeToScalarType<T>::value);
   });
   at::parallel_for(0, s.N, 1, [&](int64_t begin, int64_t end) {
     Buffer<float> rows;
     for (int64_t n = begin; n < end; ++n) {
-      float* sum = of_places.data() + n * s.B * part;
+      float* sum = sums + n * s.B * part;
       for (int64_t b = 1; b < s.B; ++b) {
         for (int64_t i = 0; i < part; ++i) sum[i] += sum[b * part + i];
       }

@@ -1,6 +1,8 @@
 // How much memory attention takes: the tensors of attention_cpu.cpp and of the plain body in attention.cpp, added up.
 #include <c10/core/ScalarType.h>
 
+#include <cmath>
+
 #include "smoe/kernels/attention.h"
 #include "smoe/kernels/block_gemm.h"
 #include "smoe/kernels/kernel_choice.h"
@@ -16,7 +18,8 @@ PassMemory relative_attention_memory(const AttentionSizes& sizes, at::ScalarType
   const double inputs = query + key_value + position, log_sum = 4 * N * B * S;
   if (!reference_kernels_forced() && has_block_gemm(type)) {
     if (!training) return {.kept = 0, .passing = inputs + query + log_sum, .packed = 0};
-    return {.kept = inputs + query + log_sum, .passing = inputs + query, .packed = 0};
+    const double of_places = 4 * N * B * std::ceil(L / 64) * 64 * static_cast<double>(sizes.head_width);
+    return {.kept = inputs + query + log_sum, .passing = inputs + query + of_places, .packed = 0};
   }
   // Scores, their shifted half, what is masked, probabilities: [N·B, S, L] each, in fp32 at least.
   const double scores = std::max(4.0, bytes) * N * B * S * L, copies = 2 * query + key_value;
