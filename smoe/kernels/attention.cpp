@@ -15,6 +15,7 @@
 #include "smoe/kernels/kernel_choice.h"
 #include "smoe/kernels/relative_softmax.h"
 #include "smoe/kernels/row_kernels.h"
+#include "smoe/tensor/one_device.h"
 
 namespace smoe {
 namespace {
@@ -33,6 +34,7 @@ void check(const RelativeAttentionInput& in) {
     require(bias->sizes() == at::IntArrayRef({N, P}), "attention: the biases must be [N, P] = [", N, ", ", P, "], got ",
             bias->sizes());
   }
+  require_one_device("attention", {&in.query, &in.key_value, &in.position, &in.content_bias, &in.position_bias});
   require(in.key_value.scalar_type() == in.query.scalar_type() && in.position.scalar_type() == in.query.scalar_type(),
           "attention: query, key_value and position must be of one dtype, got ", in.query.scalar_type(), ", ",
           in.key_value.scalar_type(), " and ", in.position.scalar_type());

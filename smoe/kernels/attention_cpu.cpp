@@ -8,6 +8,8 @@
 
 #include <cmath>
 
+#include "smoe/tensor/once_differentiable.h"
+
 namespace smoe {
 namespace {
 
@@ -81,7 +83,9 @@ class AttentionCpu : public torch::autograd::Function<AttentionCpu> {
                               gradient.const_data_ptr<T>(), to);
     };
     query.scalar_type() == at::kFloat ? run.operator()<float>() : run.operator()<c10::BFloat16>();
-    return {of_query, of_key_value, of_position, of_u.sum(1), of_v.sum(1), at::Tensor(), at::Tensor(), at::Tensor()};
+    const at::Tensor none;
+    return once_differentiable({of_query, of_key_value, of_position, of_u.sum(1), of_v.sum(1), none, none, none},
+                               {gradients[0], query, key_value, position, u, v}, "attention");
   }
 };
 

@@ -1,10 +1,13 @@
 #include "smoe/kernels/cross_entropy.h"
 
 #include <ATen/TensorOperators.h>
+#include <ATen/core/grad_mode.h>
 #include <ATen/ops/full_like.h>
 #include <ATen/ops/gather.h>
 #include <ATen/ops/logsumexp.h>
+#include <ATen/ops/softmax.h>
 #include <ATen/ops/sub.h>
+#include <ATen/ops/zeros_like.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 #include "smoe/base/error.h"
@@ -26,9 +29,14 @@ class CrossEntropy : public torch::autograd::Function<CrossEntropy> {
                                                  torch::autograd::variable_list gradients) {
     const torch::autograd::variable_list saved = context->get_saved_variables();
     const at::Tensor &logits = saved[0], &place = saved[1], &log_sum = saved[2];
+    const at::Tensor share = gradients[0] / static_cast<double>(logits.size(0));
+    if (at::GradMode::is_enabled()) {  // somebody wants a second derivative, which goes through the sum too
+      const at::Tensor chosen = at::zeros_like(logits).scatter_(1, place, 1);
+      return {(at::softmax(logits, 1) - chosen) * share, at::Tensor()};
+    }
     at::Tensor gradient = at::sub(logits, log_sum).exp_();
     gradient.scatter_add_(1, place, at::full_like(log_sum, -1));
-    gradient.mul_(gradients[0] / static_cast<double>(logits.size(0)));
+    gradient.mul_(share);
     return {gradient, at::Tensor()};
   }
 };

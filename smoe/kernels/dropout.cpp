@@ -45,8 +45,9 @@ class DropoutFunction : public torch::autograd::Function<DropoutFunction> {
 
   static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context,
                                                  torch::autograd::variable_list gradient) {
-    return {apply_mask(gradient[0], context->saved_data["p"].toDouble(), context->saved_data["key"].toInt()),
-            at::Tensor(), at::Tensor()};
+    // By autograd again, so that there is a second derivative.
+    return {apply(gradient[0], context->saved_data["p"].toDouble(), context->saved_data["key"].toInt()), at::Tensor(),
+            at::Tensor()};
   }
 
  private:

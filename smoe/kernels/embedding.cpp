@@ -10,6 +10,8 @@
 #include <algorithm>
 
 #include "smoe/base/error.h"
+#include "smoe/tensor/once_differentiable.h"
+#include "smoe/tensor/one_device.h"
 #include "smoe/tensor/profiled_part.h"
 
 namespace smoe {
@@ -81,7 +83,7 @@ class Embed : public torch::autograd::Function<Embed> {
             .scatter(gradient.const_data_ptr<double>(), table.mutable_data_ptr<double>());
       }
     }
-    return {table, at::Tensor(), at::Tensor()};
+    return once_differentiable({table, at::Tensor(), at::Tensor()}, {gradients[0]}, "embed");
   }
 };
 
@@ -91,6 +93,7 @@ at::Tensor embed(const at::Tensor& table, const at::Tensor& token, double scale)
   const ProfiledPart part("smoe.embedding");
   require(table.dim() == 2 && token.scalar_type() == at::kLong, "embed: table must be [V, D] and token int64, got ",
           table.sizes(), " and ", token.scalar_type());
+  require_one_device("embed", {&table, &token});
   const auto type = table.scalar_type();
   if (!table.device().is_cpu() || (type != at::kFloat && type != at::kDouble))
     return at::embedding(table, token) * scale;

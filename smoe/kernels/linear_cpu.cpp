@@ -14,8 +14,10 @@
 #include <type_traits>
 #include <vector>
 
+#include "smoe/base/error.h"
 #include "smoe/kernels/block_tiles.h"
 #include "smoe/kernels/linear.h"
+#include "smoe/tensor/once_differentiable.h"
 
 namespace smoe {
 namespace {
@@ -202,7 +204,7 @@ class LinearFunction : public torch::autograd::Function<LinearFunction> {
     variable_list out = x.scalar_type() == at::kFloat ? smoe::backward<float>(memory, x, weight, gradient, wanted)
                                                       : smoe::backward<BFloat16>(memory, x, weight, gradient, wanted);
     out.resize(5);
-    return out;
+    return once_differentiable(std::move(out), {gradients[0], x, weight, memory}, "linear");
   }
 };
 
@@ -214,16 +216,21 @@ bool is_plain(const at::Tensor& tensor) {
 
 bool linear_cpu_takes(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias) {
   const at::ScalarType type = x.scalar_type();
-  // The rows of bf16 operands go in pairs.
-  const bool half = type == at::kBFloat16 && weight.dim() == 2 && weight.size(0) % 2 == 0 && weight.size(1) % 2 == 0;
+  const bool half =
+      type == at::kBFloat16 && weight.dim() == 2 && in_pairs(type, weight.size(0)) && in_pairs(type, weight.size(1));
   const bool types = is_plain(weight) || (half && weight.is_cpu() && weight.scalar_type() == type);
-  return x.is_cpu() && (type == at::kFloat || half) && types && is_plain(bias) && x.dim() >= 2 && weight.dim() == 2 &&
+  const bool added = is_plain(bias) && (!bias.defined() || bias.sizes() == weight.sizes().slice(0, 1));
+  return x.is_cpu() && (type == at::kFloat || half) && types && x.dim() >= 2 && weight.dim() == 2 && added &&
          weight.numel() > 0 && x.size(-1) == weight.size(1) && x.numel() / weight.size(1) >= kLinearRows &&
          has_block_gemm(type);
 }
 
 at::Tensor linear_cpu(const at::Tensor& memory, const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias,
                       at::ScalarType out) {
+  require(!memory.defined() || (x.dim() == 3 && memory.dim() == 3 && memory.size(0) == x.size(0) &&
+                                memory.size(2) == x.size(2) && memory.scalar_type() == x.scalar_type()),
+          "linear: memory must be [B, M, I] for x [B, S, I], of one dtype, got ",
+          memory.defined() ? memory.sizes() : at::IntArrayRef(), " for ", x.sizes());
   std::vector<int64_t> shape(x.sizes().begin(), x.sizes().end());
   shape.back() = weight.size(0);
   const auto optional = [](const at::Tensor& tensor) {

@@ -7,6 +7,7 @@
 
 #include "smoe/kernels/cuda_launch.h"
 #include "smoe/kernels/relative_softmax.h"
+#include "smoe/tensor/once_differentiable.h"
 
 namespace smoe {
 namespace {
@@ -46,7 +47,6 @@ class RelativeSoftmax : public torch::autograd::Function<RelativeSoftmax> {
   }
 
   static variable_list backward(AutogradContext* context, variable_list gradients) {
-    const at::AutoDispatchBelowADInplaceOrView below;  // there is no second derivative
     const at::Tensor probability = context->get_saved_variables()[0], gradient = laid_out(gradients[0]);
     const double scale = context->saved_data["scale"].toDouble();
     const int64_t window = context->saved_data["window"].toInt();
@@ -59,7 +59,8 @@ class RelativeSoftmax : public torch::autograd::Function<RelativeSoftmax> {
       arguments.of_relative = write<T>(of_relative);
       return launch_relative_softmax_backward(arguments, stream());
     });
-    return {of_content, of_relative, at::Tensor(), at::Tensor()};
+    return once_differentiable({of_content, of_relative, at::Tensor(), at::Tensor()}, {gradients[0], probability},
+                               "attention");
   }
 };
 

@@ -90,6 +90,18 @@ TEST(Attention, GradientsOfTheReference) {
   }
 }
 
+TEST(Attention, BlocksHaveNoSecondDerivative) {
+  for (const auto type : {at::kFloat, at::kBFloat16}) {
+    const RelativeAttentionInput in = cast(random_input({2, 5, 3, 2, 4, -1}, 6), type);
+    if (!relative_attention_cpu_takes(in)) GTEST_SKIP() << "no block microkernels here";
+    testing::expect_no_second_derivative([&] { return relative_attention(in); }, {{"query", in.query},
+                                                                                  {"key_value", in.key_value},
+                                                                                  {"position", in.position},
+                                                                                  {"content_bias", in.content_bias},
+                                                                                  {"position_bias", in.position_bias}});
+  }
+}
+
 /// What run() gives is about as near to `want`, in fp64, as what the plain body gives in that dtype.
 void expect_as_near(const std::vector<at::Tensor>& got, const std::vector<at::Tensor>& plain,
                     const std::vector<at::Tensor>& want, const Lengths& l) {

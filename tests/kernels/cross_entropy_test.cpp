@@ -34,6 +34,19 @@ TEST(CrossEntropy, Gradient) {
   testing::gradcheck([&] { return mean_cross_entropy(logits, target); }, {{"logits", logits}});
 }
 
+TEST(CrossEntropy, SecondDerivative) {
+  torch::manual_seed(3);
+  const at::Tensor logits = torch::randn({3, 4}, torch::kDouble).requires_grad_(),
+                   plain = logits.detach().clone().requires_grad_();
+  const at::Tensor target = torch::tensor({2, 0, 2}, torch::kLong), direction = torch::randn({3, 4}, torch::kDouble);
+  const auto along = [&](const at::Tensor& loss, const at::Tensor& at) {
+    const at::Tensor gradient = torch::autograd::grad({loss.exp()}, {at}, {}, true, /*create_graph=*/true)[0];
+    return torch::autograd::grad({(gradient * direction).sum()}, {at})[0];
+  };
+  EXPECT_TRUE(torch::allclose(along(mean_cross_entropy(logits, target), logits),
+                              along(torch::nn::functional::cross_entropy(plain, target), plain), 1e-10, 1e-12));
+}
+
 TEST(CrossEntropy, SaysWhatIsNotANumber) {
   at::Tensor logits = torch::zeros({2, 3});
   const at::Tensor target = torch::tensor({0, 1}, torch::kLong);

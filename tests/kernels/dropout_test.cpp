@@ -1,6 +1,7 @@
 #include "smoe/kernels/dropout.h"
 
 #include <gtest/gtest.h>
+#include <torch/csrc/autograd/autograd.h>
 
 #include <cmath>
 
@@ -142,6 +143,14 @@ TEST(Dropout, MultipliesByItsMask) {
   // Elements count row by row, whatever the strides.
   const at::Tensor x = torch::linspace(1, 2, 20).view({4, 5});
   EXPECT_TRUE(torch::equal(smoe::dropout(x.t(), 0.5, 3), smoe::dropout(x.t().contiguous(), 0.5, 3)));
+}
+
+TEST(Dropout, SecondDerivative) {
+  const at::Tensor x = torch::linspace(1, 2, 60).to(torch::kDouble).requires_grad_(), mask = dropout_mask(60, 0.5, 3);
+  const at::Tensor gradient =
+      torch::autograd::grad({smoe::dropout(x, 0.5, 3).pow(3).sum()}, {x}, {}, true, /*create_graph=*/true)[0];
+  gradient.sum().backward();
+  EXPECT_TRUE(torch::allclose(x.grad(), 6 * mask.to(torch::kDouble).pow(3) * x.detach()));
 }
 
 TEST(Dropout, NoneIsTheInputItself) {

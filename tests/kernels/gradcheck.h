@@ -2,9 +2,11 @@
 #pragma once
 
 #include <gtest/gtest.h>
+#include <torch/csrc/autograd/autograd.h>
 #include <torch/types.h>
 
 #include <cmath>
+#include <exception>
 #include <functional>
 #include <string>
 #include <utility>
@@ -50,6 +52,25 @@ inline void gradcheck(const std::function<at::Tensor()>& f, const std::vector<Na
       ASSERT_NEAR(got, want, options.tolerance * std::max(1.0, std::abs(want)))
           << "the gradient of element " << i << " of " << name << " " << input.sizes();
     }
+  }
+}
+
+/// Differentiating the gradients of f once more must be refused: a kernel that autograd cannot look into would pass for a
+/// constant.
+inline void expect_no_second_derivative(const std::function<at::Tensor()>& f, const std::vector<NamedInput>& inputs) {
+  std::vector<at::Tensor> leaves;
+  for (const auto& [name, input] : inputs) leaves.push_back(input.set_requires_grad(true));
+  const std::vector<at::Tensor> gradients = torch::autograd::grad({f().square().sum()}, leaves, {},
+                                                                  /*retain_graph=*/true, /*create_graph=*/true);
+  for (size_t i = 0; i < inputs.size(); ++i) {
+    // With a term of its own there is something to differentiate even where the gradient is a constant.
+    std::string message;
+    try {
+      torch::autograd::grad({gradients[i].sum() + leaves[i].square().sum()}, {leaves[i]}, {}, /*retain_graph=*/true);
+    } catch (const std::exception& error) {
+      message = error.what();
+    }
+    EXPECT_NE(message.find("is not implemented"), std::string::npos) << inputs[i].first << ": " << message;
   }
 }
 

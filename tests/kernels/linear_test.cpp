@@ -9,7 +9,9 @@
 #include <string>
 #include <vector>
 
+#include "smoe/base/error.h"
 #include "smoe/kernels/block_gemm.h"
+#include "tests/kernels/gradcheck.h"
 #include "tests/kernels/mixture_case.h"
 
 namespace smoe {
@@ -109,6 +111,19 @@ TEST_F(LinearCpu, TakesWhatModelsGiveIt) {
   EXPECT_TRUE(torch::equal(both.grad().narrow(0, 0, 16), torch::zeros({16, 20})));
   EXPECT_TRUE(
       torch::allclose(both.grad().narrow(0, 16, 32), x.sum(at::IntArrayRef({0, 1})).expand({32, 20}), 1e-4, 1e-3));
+}
+
+TEST_F(LinearCpu, HasNoSecondDerivative) {
+  const at::Tensor x = draw({128, 8}, 1), w = draw({6, 8}, 2), b = draw({6}, 3);
+  testing::expect_no_second_derivative([&] { return linear_cpu({}, x, w, b, at::kFloat); },
+                                       {{"x", x}, {"weight", w}, {"bias", b}});
+}
+
+TEST_F(LinearCpu, LeavesToLibTorchABiasOfAnotherShape) {
+  const at::Tensor x = draw({128, 64}, 1), w = draw({32, 64}, 2), one = draw({1}, 3);
+  EXPECT_FALSE(linear_cpu_takes(x, w, one));
+  EXPECT_TRUE(torch::allclose(linear(x, w, one, Precision::kFull), torch::linear(x, w) + one, 1e-5, 1e-5));
+  EXPECT_THROW(linear_cpu(draw({2, 3, 64}, 4), x.view({1, 128, 64}), w, {}, at::kFloat), UserError);
 }
 
 TEST_F(LinearCpu, OnlyAskedForGradientsAreComputed) {
