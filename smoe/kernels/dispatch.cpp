@@ -10,26 +10,25 @@
 #include <torch/library.h>
 
 #include <array>
-#include <optional>
 #include <tuple>
 
 #include "smoe/base/error.h"
 #include "smoe/kernels/row_moves.h"
+#include "smoe/tensor/maybe_tensor.h"
+#include "smoe/tensor/one_device.h"
 
 namespace smoe {
 namespace {
 
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
-using MaybeTensor = std::optional<at::Tensor>;
 using FourTensors = std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor>;
-
-MaybeTensor given(const at::Tensor& t) { return t.defined() ? MaybeTensor(t) : std::nullopt; }
 
 /// smoe::dispatch.
 FourTensors dispatch_kernel(const at::Tensor& x, const at::Tensor& expert, int64_t experts, int64_t align) {
   require(x.dim() == 2 && expert.dim() == 2 && x.size(0) == expert.size(0),
           "dispatch: x must be [T, D] and expert [T, K], got ", x.sizes(), " and ", expert.sizes());
+  require_one_device("dispatch", {&x, &expert});
   const RowPlan plan = make_row_plan(expert, experts, align);
   return {gather_rows(x, plan), plan.offsets, plan.slot, plan.place};
 }
@@ -37,6 +36,7 @@ FourTensors dispatch_kernel(const at::Tensor& x, const at::Tensor& expert, int64
 // NOLINTNEXTLINE(performance-unnecessary-value-param): kernels of the dispatcher take a SymInt by value
 FourTensors dispatch_meta(const at::Tensor& x, const at::Tensor& expert, c10::SymInt experts, int64_t align) {
   TORCH_CHECK(x.dim() == 2 && expert.dim() == 2, "dispatch: x must be [T, D] and expert [T, K]");
+  require_one_device("dispatch", {&x, &expert});
   const c10::SymInt tokens = expert.sym_size(0), slots = expert.sym_size(1);
   const c10::SymInt rows = rows_of_slots(tokens * slots, experts, align);
   const auto ints = x.options().dtype(at::kInt);
@@ -44,27 +44,31 @@ FourTensors dispatch_meta(const at::Tensor& x, const at::Tensor& expert, c10::Sy
           at::empty_symint({rows}, ints), at::empty_symint({tokens, slots}, ints)};
 }
 
-void check_plan(const char* what, const RowPlan& plan, const at::Tensor& like) {
+void check_plan(const char* what, const RowPlan& plan, const MaybeTensor& weight) {
   require(plan.slot.dim() == 1 && plan.place.dim() == 2 && plan.slot.scalar_type() == at::kInt &&
-              plan.place.scalar_type() == at::kInt && plan.slot.device() == like.device() &&
-              plan.place.device() == like.device(),
-          what, ": slot must be int32 [R] and place int32 [T, K], as dispatch gives them, on ", like.device(), "; got ",
+              plan.place.scalar_type() == at::kInt,
+          what, ": slot must be int32 [R] and place int32 [T, K], as dispatch gives them, got ",
           plan.slot.scalar_type(), " ", plan.slot.sizes(), " and ", plan.place.scalar_type(), " ", plan.place.sizes());
+  require(!weight || weight->sizes() == plan.place.sizes(), what, ": weight must be [T, K] = ", plan.place.sizes(),
+          ", got ", weight ? weight->sizes() : at::IntArrayRef());
 }
 
 /// smoe::combine.
 at::Tensor combine_kernel(const at::Tensor& rows, const MaybeTensor& weight, const at::Tensor& slot,
                           const at::Tensor& place) {
   const RowPlan plan{.offsets = {}, .slot = slot, .place = place};
-  check_plan("combine", plan, rows);
+  const at::Tensor w = weight.value_or(at::Tensor());
+  require_one_device("combine", {&rows, &w, &slot, &place});
+  check_plan("combine", plan, weight);
   require(rows.dim() == 2 && rows.size(0) == plan.rows(), "combine: rows must be [R = ", plan.rows(), ", D], got ",
           rows.sizes());
-  require(!weight || weight->sizes() == place.sizes(), "combine: weight must be [T, K] = ", place.sizes(), ", got ",
-          weight ? weight->sizes() : at::IntArrayRef());
-  return combine_rows(rows, weight.value_or(at::Tensor()), plan);
+  return combine_rows(rows, w, plan);
 }
 
-at::Tensor combine_meta(const at::Tensor& rows, const MaybeTensor&, const at::Tensor&, const at::Tensor& place) {
+at::Tensor combine_meta(const at::Tensor& rows, const MaybeTensor& weight, const at::Tensor& slot,
+                        const at::Tensor& place) {
+  const at::Tensor w = weight.value_or(at::Tensor());
+  require_one_device("combine", {&rows, &w, &slot, &place});
   return at::empty_symint({place.sym_size(0), rows.sym_size(1)}, rows.options());
 }
 
@@ -74,9 +78,14 @@ using TwoTensors = std::tuple<at::Tensor, at::Tensor>;
 TwoTensors combine_backward_kernel(const at::Tensor& gradient, const MaybeTensor& rows, const MaybeTensor& weight,
                                    const at::Tensor& slot, const at::Tensor& place) {
   const RowPlan plan{.offsets = {}, .slot = slot, .place = place};
-  check_plan("combine_backward", plan, gradient);
-  auto [of_rows, of_weight] =
-      combine_rows_backward(gradient, rows.value_or(at::Tensor()), weight.value_or(at::Tensor()), plan);
+  const at::Tensor y = rows.value_or(at::Tensor()), w = weight.value_or(at::Tensor());
+  require_one_device("combine_backward", {&gradient, &y, &w, &slot, &place});
+  check_plan("combine_backward", plan, weight);
+  require(gradient.dim() == 2 && gradient.size(0) == plan.tokens() &&
+              (!rows || rows->sizes() == at::IntArrayRef({plan.rows(), gradient.size(1)})),
+          "combine_backward: gradient must be [T = ", plan.tokens(), ", D] and rows [R = ", plan.rows(), ", D], got ",
+          gradient.sizes(), " and ", rows ? rows->sizes() : at::IntArrayRef());
+  auto [of_rows, of_weight] = combine_rows_backward(gradient, y, w, plan);
   if (!of_weight.defined()) return {of_rows, at::empty({0}, gradient.options())};
   return {of_rows, weight ? of_weight.to(weight->scalar_type()) : of_weight};
 }

@@ -5,26 +5,25 @@
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
+#include <c10/core/impl/LocalDispatchKeySet.h>
 #include <torch/csrc/autograd/autograd_not_implemented_fallback.h>
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
 
 #include <array>
-#include <optional>
 #include <tuple>
 
 #include "smoe/base/error.h"
 #include "smoe/kernels/expert_gemm_bodies.h"
+#include "smoe/tensor/maybe_tensor.h"
+#include "smoe/tensor/one_device.h"
 
 namespace smoe {
 namespace {
 
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
-using MaybeTensor = std::optional<at::Tensor>;
 using ThreeTensors = std::tuple<at::Tensor, at::Tensor, at::Tensor>;
-
-MaybeTensor given(const at::Tensor& t) { return t.defined() ? MaybeTensor(t) : std::nullopt; }
 
 void check_arguments(const at::Tensor& rows, const at::Tensor& offsets, const at::Tensor& w, const at::Tensor& bias) {
   require(rows.dim() == 2 && w.dim() == 3 && rows.size(1) == w.size(2),
@@ -35,6 +34,7 @@ void check_arguments(const at::Tensor& rows, const at::Tensor& offsets, const at
   require(!bias.defined() || bias.sizes() == at::IntArrayRef({w.size(0), w.size(1)}),
           "expert_gemm: bias must be [E, N] = [", w.size(0), ", ", w.size(1), "], got ",
           bias.defined() ? bias.sizes() : at::IntArrayRef());
+  require_one_device("expert_gemm", {&rows, &offsets, &w, &bias});
   require(rows.scalar_type() == at::kFloat || rows.scalar_type() == at::kDouble || rows.scalar_type() == at::kBFloat16,
           "expert_gemm: rows must be fp32, fp64 or bf16, got ", rows.scalar_type());
 }
@@ -42,6 +42,7 @@ void check_arguments(const at::Tensor& rows, const at::Tensor& offsets, const at
 /// smoe::expert_gemm.
 at::Tensor gemm_kernel(const at::Tensor& rows, const at::Tensor& offsets, const at::Tensor& w,
                        const MaybeTensor& maybe_bias) {
+  const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);  // rows say in what to compute
   const at::Tensor bias = maybe_bias.value_or(at::Tensor());
   check_arguments(rows, offsets, w, bias);
   at::Tensor out = expert_products(rows, offsets, w, bias, choose_gemm_body(rows, offsets, w));
@@ -52,7 +53,15 @@ at::Tensor gemm_kernel(const at::Tensor& rows, const at::Tensor& offsets, const 
 /// smoe::expert_gemm_backward; a gradient that is not wanted is an empty tensor. `rows` is needed for that of w alone.
 ThreeTensors backward_kernel(const at::Tensor& gradient, const MaybeTensor& rows, const at::Tensor& offsets,
                              const at::Tensor& w, const MaybeTensor& bias, std::array<bool, 3> wanted) {
+  const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
   require(!wanted[1] || rows, "expert_gemm_backward: the gradient of w takes rows");
+  require(w.dim() == 3 && gradient.dim() == 2 && gradient.size(1) == w.size(1) &&
+              (!rows || rows->sizes() == at::IntArrayRef({gradient.size(0), w.size(2)})),
+          "expert_gemm_backward: gradient must be [R, N] and rows [R, D] for w [E, N, D], got ", gradient.sizes(), ", ",
+          rows ? rows->sizes() : at::IntArrayRef(), " and ", w.sizes());
+  check_arguments(rows ? *rows : at::empty({0, w.size(2)}, gradient.options()), offsets, w,
+                  bias.value_or(at::Tensor()));
+  require_one_device("expert_gemm_backward", {&gradient, &w});
   const GemmBody body = choose_gemm_body(gradient, offsets, w);
   const auto none = [&] { return at::empty({0}, gradient.options()); };  // results of an operator share no memory
   ThreeTensors out = {none(), none(), none()};
@@ -65,7 +74,10 @@ ThreeTensors backward_kernel(const at::Tensor& gradient, const MaybeTensor& rows
   return out;
 }
 
-at::Tensor gemm_meta(const at::Tensor& rows, const at::Tensor&, const at::Tensor& w, const MaybeTensor&) {
+at::Tensor gemm_meta(const at::Tensor& rows, const at::Tensor& offsets, const at::Tensor& w,
+                     const MaybeTensor& maybe_bias) {
+  const at::Tensor bias = maybe_bias.value_or(at::Tensor());
+  require_one_device("expert_gemm", {&rows, &offsets, &w, &bias});
   return at::empty_symint({rows.sym_size(0), w.sym_size(1)}, rows.options());
 }
 

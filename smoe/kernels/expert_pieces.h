@@ -25,8 +25,8 @@ struct ExpertPieces {
   int64_t rows = 0;              ///< of buffers that have some for each piece, a multiple of eight each
 };
 
-/// Cuts an expert with more than a share of all rows into slices of its H hidden columns, whole multiples of `step`. It
-/// depends on the routing alone, not on the threads.
+/// Cuts an expert with at least two of eight shares of all rows into slices of its H hidden columns, whole multiples of
+/// `step`. It depends on the routing alone, not on the threads.
 ExpertPieces cut_into_pieces(const ExpertRows& rows, int64_t H, int64_t step);
 
 }  // namespace smoe

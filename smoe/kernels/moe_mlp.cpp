@@ -2,6 +2,7 @@
 // two are what autograd and tracing see of it, each with shapes that follow from those of its inputs alone.
 #include "smoe/kernels/moe_mlp.h"
 
+#include <ATen/Context.h>
 #include <ATen/FuncTorchTLS.h>
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/core/dispatch/Dispatcher.h>
@@ -10,11 +11,11 @@
 #include <ATen/ops/empty_like.h>
 #include <c10/core/impl/LocalDispatchKeySet.h>
 #include <torch/csrc/autograd/autograd.h>
+#include <torch/csrc/autograd/autograd_not_implemented_fallback.h>
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
 
 #include <algorithm>
-#include <optional>
 #include <string>
 #include <tuple>
 #include <vector>
@@ -24,7 +25,10 @@
 #include "smoe/kernels/expert_gemm_bodies.h"
 #include "smoe/kernels/kernel_choice.h"
 #include "smoe/kernels/moe_mlp_bodies.h"
+#include "smoe/kernels/packed_weights.h"
 #include "smoe/kernels/row_plan.h"
+#include "smoe/tensor/maybe_tensor.h"
+#include "smoe/tensor/one_device.h"
 
 namespace smoe {
 namespace {
@@ -34,11 +38,12 @@ using torch::autograd::variable_list;
 
 void check_arguments(const MlpCall& call) {
   const auto& [x, expert, weight, w, options] = call;
+  require_one_device("moe_mlp", {&x, &expert, &weight, &w.w1, &w.b1, &w.w2, &w.b2});
   require(w.w1.dim() == 3 && w.w2.dim() == 3, "moe_mlp: w1 must be [E, H, D] and w2 [E, D, H], got ", w.w1.sizes(),
           " and ", w.w2.sizes());
   const int64_t halves = is_gated(options.activation) ? 2 : 1;
   const int64_t E = w.w1.size(0), rows = w.w1.size(1), H = rows / halves, D = w.w1.size(2);
-  require(rows > 0, "moe_mlp: experts must have a width H of at least 1, got w1 ", w.w1.sizes());
+  require(rows > 0 && D > 0, "moe_mlp: H and D must be at least 1, got w1 ", w.w1.sizes());
   require(rows % halves == 0, "moe_mlp: with a gated activation w1 must be [E, 2 H, D], got ", w.w1.sizes());
   require(w.w2.sizes() == at::IntArrayRef({E, D, H}), "moe_mlp: w2 must be [E, D, H] = [", E, ", ", D, ", ", H,
           "], got ", w.w2.sizes());
@@ -57,8 +62,6 @@ void check_arguments(const MlpCall& call) {
   require(options.dropout_p >= 0 && options.dropout_p < 1, "moe_mlp: dropout must be in [0, 1), got ",
           options.dropout_p);
 }
-
-using MaybeTensor = std::optional<at::Tensor>;
 
 MlpCall make_call(const at::Tensor& x, const at::Tensor& expert, const at::Tensor& weight, const at::Tensor& w1,
                   const MaybeTensor& b1, const at::Tensor& w2, const MaybeTensor& b2, c10::string_view activation,
@@ -96,8 +99,28 @@ MlpBody parse_body(const MlpCall& call, c10::string_view name) {
   }
   const auto body = static_cast<MlpBody>(found - body_names().begin());
   require(body != MlpBody::kBlocks || moe_mlp_cpu_takes(call.x, call.weights, call.options.activation),
-          "moe_mlp: body 'blocks' does not compute ", call.x.scalar_type(), " on ", call.x.device());
+          "moe_mlp: body 'blocks' does not compute ", call.x.scalar_type(), " on ", call.x.device(),
+          at::globalContext().userEnabledMkldnn() ? "" : " while oneDNN is switched off");
   return body;
+}
+
+/// Hidden rows that a body's forward pass leaves for its backward pass.
+c10::SymInt hidden_rows(const c10::SymInt& slots, const c10::SymInt& experts, c10::string_view body) {
+  if (body == body_names()[static_cast<size_t>(MlpBody::kBlocks)]) return slots;
+  if (body == body_names()[static_cast<size_t>(MlpBody::kGrouped)]) return rows_of_slots(slots, experts, kGroupedAlign);
+  return 0;
+}
+
+void check_backward(const MlpCall& call, const at::Tensor& hidden, const at::Tensor& gradient, MlpBody body) {
+  require_one_device("moe_mlp_backward", {&call.x, &hidden, &gradient});
+  require(gradient.sizes() == call.x.sizes(), "moe_mlp_backward: the gradient must be [T, D] = ", call.x.sizes(),
+          ", got ", gradient.sizes());
+  const int64_t rows =
+      hidden_rows(call.expert.numel(), call.weights.w1.size(0), body_names()[static_cast<size_t>(body)]).expect_int();
+  require(hidden.sizes() == at::IntArrayRef({rows, call.weights.w1.size(1)}) &&
+              hidden.scalar_type() == call.x.scalar_type(),
+          "moe_mlp_backward: hidden must be what moe_mlp_forward leaves with keep_hidden, ", call.x.scalar_type(), " [",
+          rows, ", ", call.weights.w1.size(1), "], got ", hidden.scalar_type(), " ", hidden.sizes());
 }
 
 std::tuple<at::Tensor, at::Tensor> as_tuple(const MlpForward& result) { return {result.y, result.hidden}; }
@@ -109,6 +132,7 @@ std::tuple<at::Tensor, at::Tensor> forward_kernel(const at::Tensor& x, const at:
                                                   c10::string_view activation, double dropout_p, int64_t dropout_key,
                                                   bool keep_hidden, c10::string_view body) {
   const at::NoGradGuard no_grad;
+  const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);  // x says in what to compute
   const MlpCall call = make_call(x, expert, weight, w1, b1, w2, b2, activation, dropout_p, dropout_key);
   switch (parse_body(call, body)) {
     case MlpBody::kReference: return {moe_mlp_reference(call), at::empty({0, w1.size(1)}, x.options())};
@@ -158,12 +182,15 @@ SixTensors backward_kernel(const at::Tensor& gradient, const at::Tensor& x, cons
                            const at::Tensor& weight, const at::Tensor& w1, const MaybeTensor& b1, const at::Tensor& w2,
                            const MaybeTensor& b2, const at::Tensor& hidden, c10::string_view activation,
                            double dropout_p, int64_t dropout_key, std::array<bool, 6> wanted, c10::string_view body) {
+  const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
   const MlpCall call = make_call(x, expert, weight, w1, b1, w2, b2, activation, dropout_p, dropout_key);
+  const MlpBody chosen = parse_body(call, body);
+  check_backward(call, hidden, gradient, chosen);
   const auto run = [&] {
-    switch (parse_body(call, body)) {
+    switch (chosen) {
       case MlpBody::kReference: return reference_backward(call, gradient, wanted);
-      case MlpBody::kGrouped: return moe_mlp_grouped_backward(call, hidden, gradient, wanted);
-      default: return moe_mlp_cpu_backward(call, hidden, gradient, wanted);
+      case MlpBody::kGrouped: return moe_mlp_grouped_backward(call, hidden.contiguous(), gradient, wanted);
+      default: return moe_mlp_cpu_backward(call, hidden.contiguous(), gradient, wanted);
     }
   };
   MlpGradients out = run();
@@ -173,14 +200,14 @@ SixTensors backward_kernel(const at::Tensor& gradient, const at::Tensor& x, cons
   return {out[0], out[1], out[2], out[3], out[4], out[5]};
 }
 
-std::tuple<at::Tensor, at::Tensor> forward_meta(const at::Tensor& x, const at::Tensor& expert, const at::Tensor&,
-                                                const at::Tensor& w1, const MaybeTensor&, const at::Tensor&,
-                                                const MaybeTensor&, c10::string_view, double, int64_t, bool keep_hidden,
-                                                c10::string_view body) {
+std::tuple<at::Tensor, at::Tensor> forward_meta(const at::Tensor& x, const at::Tensor& expert, const at::Tensor& weight,
+                                                const at::Tensor& w1, const MaybeTensor& b1, const at::Tensor& w2,
+                                                const MaybeTensor& b2, c10::string_view, double, int64_t,
+                                                bool keep_hidden, c10::string_view body) {
+  const at::Tensor bias1 = b1.value_or(at::Tensor()), bias2 = b2.value_or(at::Tensor());
+  require_one_device("moe_mlp", {&x, &expert, &weight, &w1, &bias1, &w2, &bias2});
   const c10::SymInt slots = x.sym_size(0) * expert.sym_size(1);
-  c10::SymInt rows = 0;
-  if (keep_hidden && body == "blocks") rows = slots;
-  if (keep_hidden && body == "grouped") rows = rows_of_slots(slots, w1.sym_size(0), kGroupedAlign);
+  const c10::SymInt rows = keep_hidden ? hidden_rows(slots, w1.sym_size(0), body) : c10::SymInt(0);
   return {at::empty_like(x, at::MemoryFormat::Contiguous), at::empty_symint({rows, w1.sym_size(1)}, x.options())};
 }
 
@@ -236,8 +263,6 @@ class MoeMlpFunction : public torch::autograd::Function<MoeMlpFunction> {
     std::array<bool, 6> wanted{};
     const c10::List<bool> asked = data["wanted"].toBoolList();
     for (size_t i = 0; i < wanted.size(); ++i) wanted[i] = asked[i];
-    const auto given = [](const at::Tensor& b) { return b.defined() ? MaybeTensor(b) : std::nullopt; };
-    const at::AutoDispatchBelowADInplaceOrView below;  // there is no second derivative
     auto [x, weight, w1, b1, w2, b2] = kOperator.call(
         gradients[0], s[0], s[1], s[2], s[3], given(s[4]), s[5], given(s[6]), s[7], data["activation"].toStringRef(),
         data["dropout_p"].toDouble(), data["dropout_key"].toInt(), wanted, data["body"].toStringRef());
@@ -299,10 +324,15 @@ TORCH_LIBRARY_FRAGMENT(smoe, m) {
       "moe_mlp_backward(Tensor gradient, Tensor x, Tensor expert, Tensor weight, Tensor w1, Tensor? b1, Tensor w2, "
       "Tensor? b2, Tensor hidden, str activation, float dropout_p, int dropout_key, bool[6] wanted, str body) "
       "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
+  m.def("forget_packed_weights() -> ()", forget_packed_weights);
 }
 
 TORCH_LIBRARY_IMPL(smoe, CompositeExplicitAutograd, m) { m.impl("moe_mlp", without_autograd); }
-TORCH_LIBRARY_IMPL(smoe, Autograd, m) { m.impl("moe_mlp", with_autograd); }
+TORCH_LIBRARY_IMPL(smoe, Autograd, m) {
+  m.impl("moe_mlp", with_autograd);
+  m.impl("moe_mlp_forward", torch::autograd::autogradNotImplementedFallback());
+  m.impl("moe_mlp_backward", torch::autograd::autogradNotImplementedFallback());
+}
 
 TORCH_LIBRARY_IMPL(smoe, CPU, m) {
   m.impl("moe_mlp_forward", forward_kernel);
@@ -321,7 +351,6 @@ at::Tensor moe_mlp(const at::Tensor& x, const at::Tensor& expert, const at::Tens
                    Activation activation, double dropout_p, uint64_t dropout_key) {
   static const auto kOperator =
       c10::Dispatcher::singleton().findSchemaOrThrow("smoe::moe_mlp", "").typed<decltype(with_autograd)>();
-  const auto given = [](const at::Tensor& b) { return b.defined() ? MaybeTensor(b) : std::nullopt; };
   return kOperator.call(x, expert, weight, weights.w1, given(weights.b1), weights.w2, given(weights.b2),
                         activation_names()[static_cast<size_t>(activation)], dropout_p,
                         static_cast<int64_t>(dropout_key));

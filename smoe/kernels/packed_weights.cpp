@@ -13,6 +13,8 @@
 #include <tuple>
 #include <vector>
 
+#include "smoe/kernels/block_tiles.h"
+#include "smoe/kernels/moe_mlp.h"
 #include "smoe/kernels/row_passes.h"
 
 namespace smoe {
@@ -30,8 +32,7 @@ void pack_into(const at::Tensor& w, WeightUse use, at::Tensor& out) {
   const char* from = static_cast<const char*>(w.const_data_ptr());
   T* to = static_cast<T*>(out.mutable_data_ptr());
   // Columns next to each other in memory are packed together, many of a row: rows are pages apart.
-  const int64_t together = std::min<int64_t>(stride_n == 1 ? 16 : 1, blocks),
-                items = (blocks + together - 1) / together;
+  const int64_t together = std::clamp<int64_t>(blocks, 1, stride_n == 1 ? 16 : 1), items = ceil_div(blocks, together);
   at::parallel_for(0, E * parts * items, 1, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       const int64_t block = i % items * together, part = i / items, first = block * kPackedColumns;
@@ -46,7 +47,7 @@ void pack_into(const at::Tensor& w, WeightUse use, at::Tensor& out) {
 at::Tensor room_for(const at::Tensor& w, WeightUse use, int64_t parts, at::ScalarType type, at::Tensor old) {
   const bool forward = use == WeightUse::kForward;
   const int64_t K = w.size(forward ? 2 : 1), N = w.size(forward ? 1 : 2) / parts;
-  const int64_t blocks = (N + kPackedColumns - 1) / kPackedColumns;
+  const int64_t blocks = ceil_div(N, kPackedColumns);
   const std::array<int64_t, 5> shape = {w.size(0), parts, blocks, packed_rows(K, type), kPackedColumns};
   if (old.defined() && old.sizes() == at::IntArrayRef(shape)) return old;
   return at::empty(shape, w.options().dtype(type).requires_grad(false));
@@ -93,12 +94,12 @@ using Sample = std::array<uint32_t, kSampled>;
 
 template <class T>
 Sample sample(const at::Tensor& w, int64_t e) {
-  constexpr int64_t kStride = 7919;  // a prime, so that rows and columns are met alike
+  constexpr int64_t kStride = 7919;  // a prime, so that a share's beginning, middle and end are met alike
   const T* data = w.const_data_ptr<T>() + e * w.stride(0);
   const int64_t columns = w.size(2), size = w.size(1) * columns;
   Sample out{};
   for (int64_t i = 0; i < std::min(kSampled, size); ++i) {
-    const int64_t at = (i * (size / kSampled) + i * kStride) % size;
+    const int64_t share = std::max<int64_t>(1, size / kSampled), at = i * share + i * kStride % share;
     const float number = data[at / columns * w.stride(1) + at % columns * w.stride(2)];
     out[static_cast<size_t>(i)] = std::bit_cast<uint32_t>(number);
   }
@@ -130,10 +131,16 @@ class Cache {
   at::Tensor get(const at::Tensor& w, WeightUse use, int64_t parts, at::ScalarType type, ReadExperts read) {
     const std::scoped_lock lock(mutex_);
     const Key key{w.unsafeGetTensorImpl(), use, parts, type};
+    if (++calls_ % kSweep == 0) forget_the_dead();
     if (has(key, w, read)) return entries_.at(key).packed;
     at::Tensor old = take(key);
     forget_the_dead();
     return keep(key, w, pack(w, use, parts, type, std::move(old)));
+  }
+
+  void forget_all() {
+    const std::scoped_lock lock(mutex_);
+    entries_.clear();
   }
 
   /// Sees to it that there is what get() gives for both passes, if neither of them is there.
@@ -191,8 +198,11 @@ class Cache {
     std::erase_if(entries_, [](const auto& item) { return item.second.source.expired(); });
   }
 
+  static constexpr uint64_t kSweep = 256;  // calls
+
   std::mutex mutex_;
   std::map<Key, Entry> entries_;
+  uint64_t calls_ = 0;
 };
 
 Cache& cache() {
@@ -201,6 +211,8 @@ Cache& cache() {
 }
 
 }  // namespace
+
+void forget_packed_weights() { cache().forget_all(); }
 
 at::Tensor pack_weights(const at::Tensor& w, WeightUse use, int64_t parts, at::ScalarType type) {
   return pack(w, use, parts, type, {});
@@ -217,7 +229,7 @@ at::Tensor packed_training_weights(const at::Tensor& w, int64_t parts, at::Scala
 }
 
 double packed_bytes(int64_t experts, int64_t parts, int64_t K, int64_t N, at::ScalarType type) {
-  const int64_t width = N / parts, columns = (width + kPackedColumns - 1) / kPackedColumns * kPackedColumns;
+  const int64_t columns = round_up(N / parts, kPackedColumns);
   return static_cast<double>(experts * parts) * static_cast<double>(columns) *
          static_cast<double>(packed_rows(K, type)) * static_cast<double>(c10::elementSize(type));
 }

@@ -26,7 +26,7 @@ c10::SymInt rows_of_slots(const c10::SymInt& slots, const c10::SymInt& experts, 
 
 /// The plan of expert [T, K], int32 or int64; ids outside [0, experts) are empty slots. Groups begin at multiples of
 /// `align`, and what fills one up stands for no slot. On a CPU and by our CUDA kernels by counting, elsewhere by sorting.
-/// Throws UserError where T · K or R exceed 2³¹ − 1.
+/// Throws UserError where R is not less than 2³¹ − 1.
 RowPlan make_row_plan(const at::Tensor& expert, int64_t experts, int64_t align);
 
 /// The same plan in LibTorch's operators, on any device and without waiting for it.

@@ -43,7 +43,6 @@ void check_row_bits(at::ScalarType type, int threads, const std::vector<int64_t>
     const MixtureCase one = make_case({.T = 70, .K = 1, .E = 1, .D = shape.D, .H = shape.H, .b1 = false}, 2).to(type);
     for (const MixtureCase& c : {spread, one}) {
       for (const NamedBody& each : bodies_for(type)) {
-        if (each.name == "moe_mlp") continue;  // it is one of the others
         const at::Tensor whole = each.run(c);
         for (const int64_t count : counts) {
           expect_rows_keep_their_bits(each, c, whole, count, random);

@@ -91,17 +91,40 @@ TEST(MoeMlpGradient, AnExpertWithoutTokensGetsZeros) {
 }
 
 TEST(MoeMlpGradient, OnlyWhatIsAskedForGetsAGradient) {
-  for (const NamedBody& each : bodies()) {
-    for (size_t asked = 0; asked < 6; ++asked) {
-      MixtureCase c = make_case({.T = 8, .K = 2, .E = 3, .D = 4, .H = 5}, 80);
-      const std::vector<NamedInput> inputs = inputs_of(c);
-      inputs[asked].second.set_requires_grad(true);
-      each.run(c).sum().backward();
-      for (size_t i = 0; i < inputs.size(); ++i) {
-        EXPECT_EQ(inputs[i].second.grad().defined(), i == asked) << each.name << " " << inputs[i].first;
+  for (const auto type : {at::kFloat, at::kDouble, at::kBFloat16}) {
+    for (const NamedBody& each : bodies_for(type)) {
+      for (const auto& [T, D, H] : {std::tuple(8, 4, 6), std::tuple(70, 32, 80)}) {
+        const auto draw = [&, T = T, D = D, H = H] {
+          return make_case({.T = T, .K = 2, .E = 3, .D = D, .H = H}, 80).to(type);
+        };
+        MixtureCase whole = draw();
+        const std::vector<NamedInput> all = inputs_of(whole);
+        for (const auto& [name, input] : all) input.set_requires_grad(true);
+        each.run(whole).sum().backward();
+        for (size_t asked = 0; asked < 6; ++asked) {
+          MixtureCase c = draw();
+          const std::vector<NamedInput> inputs = inputs_of(c);
+          inputs[asked].second.set_requires_grad(true);
+          each.run(c).sum().backward();
+          for (size_t i = 0; i < inputs.size(); ++i) {
+            EXPECT_EQ(inputs[i].second.grad().defined(), i == asked) << each.name << " " << inputs[i].first;
+          }
+          EXPECT_TRUE(same_bits(inputs[asked].second.grad(), all[asked].second.grad()))
+              << each.name << " " << type << ", " << all[asked].first << " alone";
+        }
+        EXPECT_FALSE(each.run(draw()).requires_grad()) << each.name;
       }
     }
-    EXPECT_FALSE(each.run(make_case({.T = 8, .K = 2, .E = 3, .D = 4, .H = 5}, 80)).requires_grad()) << each.name;
+  }
+}
+
+TEST(MoeMlpGradient, ASecondDerivativeIsRefusedNotWrong) {
+  for (const auto type : {at::kFloat, at::kDouble, at::kBFloat16}) {
+    for (const NamedBody& each : bodies_for(type)) {
+      SCOPED_TRACE(each.name);
+      MixtureCase c = make_case({.T = 8, .K = 2, .E = 3, .D = 4, .H = 6}, 82).to(type);
+      expect_no_second_derivative([&] { return each.run(c); }, inputs_of(c));
+    }
   }
 }
 
@@ -114,14 +137,16 @@ TEST(MoeMlpGradient, ThereIsNoneForwards) {
 }
 
 TEST(MoeMlpGradient, TakesAnExpandedIncomingGradient) {
-  for (const NamedBody& each : bodies()) {
-    MixtureCase c = make_case({.T = 8, .K = 2, .E = 3, .D = 4, .H = 5}, 81);
-    MixtureCase plain = make_case({.T = 8, .K = 2, .E = 3, .D = 4, .H = 5}, 81);
-    c.x.set_requires_grad(true);
-    plain.x.set_requires_grad(true);
-    each.run(c).sum().backward();                                    // the gradient of a sum is an expanded scalar
-    each.run(plain).backward(torch::ones({8, 4}, torch::kFloat64));  // the same, in memory
-    EXPECT_TRUE(torch::equal(c.x.grad(), plain.x.grad())) << each.name;
+  for (const auto type : {at::kFloat, at::kDouble, at::kBFloat16}) {
+    for (const NamedBody& each : bodies_for(type)) {
+      MixtureCase c = make_case({.T = 8, .K = 2, .E = 3, .D = 4, .H = 6}, 81).to(type);
+      MixtureCase plain = make_case({.T = 8, .K = 2, .E = 3, .D = 4, .H = 6}, 81).to(type);
+      c.x.set_requires_grad(true);
+      plain.x.set_requires_grad(true);
+      each.run(c).sum().backward();                         // the gradient of a sum is an expanded scalar
+      each.run(plain).backward(torch::ones({8, 4}, type));  // the same, in memory
+      EXPECT_TRUE(torch::equal(c.x.grad(), plain.x.grad())) << each.name << " " << type;
+    }
   }
 }
 

@@ -1,12 +1,14 @@
 // The mixture operator against a naive loop, and its rules for slots, order, NaN and arguments.
 #include "smoe/kernels/moe_mlp.h"
 
+#include <ATen/Context.h>
 #include <gtest/gtest.h>
 
 #include <algorithm>
 #include <limits>
 #include <tuple>
 
+#include "smoe/kernels/block_gemm.h"
 #include "tests/base/temp_folder.h"
 #include "tests/kernels/mixture_case.h"
 
@@ -73,17 +75,81 @@ TEST(MoeMlp, NoTokensAndNoSlots) {
   }
 }
 
+/// About how far apart two ways to compute the same may be.
+double slack_of(at::ScalarType type) { return type == at::kDouble ? 1e-12 : type == at::kFloat ? 1e-4 : 5e-2; }
+
+std::vector<at::Tensor*> differentiable_of(MixtureCase& c) {
+  return {&c.x, &c.weight, &c.weights.w1, &c.weights.b1, &c.weights.w2, &c.weights.b2};
+}
+
 TEST(MoeMlp, ArgumentsNeedNotBeContiguous) {
-  const MixtureCase c = make_case({.T = 11, .K = 3, .E = 4, .D = 6, .H = 7}, 3);
-  const auto twisted = [](const at::Tensor& t) { return t.transpose(0, -1).contiguous().transpose(0, -1); };
-  MixtureCase other = c;
-  other.x = twisted(c.x);
-  other.expert = twisted(c.expert);
-  other.weight = twisted(c.weight);
-  other.weights = {twisted(c.weights.w1), twisted(c.weights.b1), twisted(c.weights.w2), twisted(c.weights.b2)};
-  ASSERT_FALSE(other.weights.w1.is_contiguous());
-  for (const NamedBody& each : bodies()) {
-    EXPECT_TRUE(torch::allclose(each.run(other), each.run(c), 1e-13, 1e-13)) << each.name;
+  for (const auto type : {at::kFloat, at::kDouble, at::kBFloat16}) {
+    // Few tokens, and so many that threads own some of them.
+    for (const CaseShape& shape :
+         {CaseShape{.T = 11, .K = 3, .E = 4, .D = 6, .H = 8}, CaseShape{.T = 60, .K = 2, .E = 3, .D = 32, .H = 48}}) {
+      MixtureCase c = make_case(shape, 3).to(type), other = c;
+      other.expert = c.expert.t().contiguous().t();
+      const std::vector<at::Tensor*> plain = differentiable_of(c), twisted = differentiable_of(other);
+      for (size_t i = 0; i < plain.size(); ++i) {
+        *twisted[i] = plain[i]->detach().transpose(0, -1).contiguous().transpose(0, -1).set_requires_grad(true);
+        *plain[i] = plain[i]->detach().clone().set_requires_grad(true);
+      }
+      ASSERT_FALSE(other.weights.w1.is_contiguous());
+      for (const NamedBody& each : bodies_for(type)) {
+        const double slack = slack_of(type);
+        const at::Tensor y = each.run(c), from_twisted = each.run(other);
+        EXPECT_TRUE(torch::allclose(from_twisted, y, slack, slack)) << each.name << " " << type;
+        y.sum().backward();
+        from_twisted.sum().backward();
+        for (size_t i = 0; i < plain.size(); ++i) {
+          EXPECT_TRUE(torch::allclose(twisted[i]->grad(), plain[i]->grad(), slack, 4 * slack))
+              << each.name << " " << type << ", gradient " << i;
+          plain[i]->mutable_grad().reset();
+          twisted[i]->mutable_grad().reset();
+        }
+      }
+    }
+  }
+}
+
+// Ids are to be distinct within a token; one that is not is counted as often as it stands there, and no other row is read.
+TEST(MoeMlp, AnIdThatATokenHasTwiceIsNoOtherToken) {
+  for (const auto type : {at::kFloat, at::kBFloat16}) {
+    for (const int64_t T : {8, 40, 72}) {
+      MixtureCase c = make_case({.T = T, .K = 2, .E = 3, .D = 16, .H = 32}, 14).to(type);
+      c.expert = torch::full({T, 2}, -1, torch::kInt64);
+      for (int64_t t = 0; t < T; t += 8) {  // rows 0 0 2 3 4 5 6 7 of each eight tokens: as many as they span
+        c.expert[t].fill_(1);
+        for (int64_t i = 2; i < 8; ++i) c.expert[t + i][0] = 1;
+      }
+      const at::Tensor want = body("reference").run(c);
+      EXPECT_TRUE(torch::allclose(body("moe_mlp").run(c), want, slack_of(type), slack_of(type))) << type << " T " << T;
+    }
+  }
+}
+
+/// Switches oneDNN off and, at the end, back to what it was.
+class WithoutOneDnn {
+ public:
+  WithoutOneDnn() { at::globalContext().setUserEnabledMkldnn(false); }
+  ~WithoutOneDnn() { at::globalContext().setUserEnabledMkldnn(before_); }
+  WithoutOneDnn(const WithoutOneDnn&) = delete;
+  WithoutOneDnn& operator=(const WithoutOneDnn&) = delete;
+
+ private:
+  bool before_ = at::globalContext().userEnabledMkldnn();
+};
+
+TEST(MoeMlp, WithoutOneDnnThePlainBodyComputes) {
+  for (const auto type : {at::kFloat, at::kBFloat16}) {
+    const MixtureCase c = make_case({.T = 40, .K = 2, .E = 3, .D = 32, .H = 48}, 15).to(type);
+    const at::Tensor before = body("moe_mlp").run(c);
+    {
+      const WithoutOneDnn without;
+      EXPECT_FALSE(has_block_gemm(type));
+      EXPECT_TRUE(same_bits(body("moe_mlp").run(c), body("reference").run(c))) << type;
+    }
+    EXPECT_TRUE(same_bits(body("moe_mlp").run(c), before)) << type;
   }
 }
 
@@ -151,15 +217,21 @@ TEST(MoeMlp, ANanRowStaysInItsOwnRow) {
 }
 
 TEST(MoeMlp, DropoutDrawsTheSameMaskInEveryBody) {
-  MixtureCase c = make_case({.T = 70, .K = 3, .E = 4, .D = 8, .H = 40}, 6);
-  c.dropout_p = 0.5;
-  c.dropout_key = 99;
-  const at::Tensor y = body("moe_mlp").run(c);
-  for (const NamedBody& each : bodies()) {
-    EXPECT_TRUE(torch::allclose(each.run(c), y, 1e-12, 1e-12)) << each.name;
-    MixtureCase other = c;
-    other.dropout_key = 100;
-    EXPECT_FALSE(torch::allclose(each.run(other), y, 0.01, 0.01)) << each.name;
+  for (const auto type : {at::kFloat, at::kDouble, at::kBFloat16}) {
+    MixtureCase c = make_case({.T = 70, .K = 3, .E = 4, .D = 8, .H = 40}, 6, at::kBFloat16);
+    c.dropout_p = 0.5;
+    c.dropout_key = 99;
+    const at::Tensor y = body("reference").run(c);
+    for (const NamedBody& each : bodies_for(type)) {
+      const auto is_near = [&](const MixtureCase& of) {
+        return (each.run(of.to(type)).to(at::kDouble) - y).norm().item<double>() <
+               0.1 * slack_of(type) * y.norm().item<double>();
+      };
+      EXPECT_TRUE(is_near(c)) << each.name << " " << type;
+      MixtureCase other = c;
+      other.dropout_key = 100;
+      EXPECT_FALSE(is_near(other)) << each.name << " " << type;
+    }
   }
 }
 
@@ -209,7 +281,15 @@ TEST(MoeMlp, RefusesWhatDoesNotFitAndSaysTheShapes) {
       {[](MixtureCase& c) { c.expert = c.expert.to(torch::kFloat32); }, {"int32 or int64", "Float"}},
       {[](MixtureCase& c) { c.expert = c.expert.to(torch::kInt16); }, {"int32 or int64", "Short"}},
       {[](MixtureCase& c) { c.weight = c.weight.narrow(1, 0, 1); }, {"weight must have the shape", "[5, 2]", "[5, 1]"}},
-      {[](MixtureCase& c) { c.weights.w1 = c.weights.w1.narrow(1, 0, 0); }, {"width H of at least 1", "[3, 0, 4]"}},
+      {[](MixtureCase& c) { c.weights.w1 = c.weights.w1.narrow(1, 0, 0); },
+       {"H and D must be at least 1", "[3, 0, 4]"}},
+      {[](MixtureCase& c) {
+         c.x = torch::zeros({5, 0}, torch::kFloat64);
+         c.weights = {torch::zeros({3, 6, 0}, torch::kFloat64), {}, torch::zeros({3, 0, 6}, torch::kFloat64), {}};
+       },
+       {"H and D must be at least 1", "[3, 6, 0]"}},
+      {[](MixtureCase& c) { c.weight = c.weight.to(torch::kMeta); }, {"on one device", "got cpu and meta"}},
+      {[](MixtureCase& c) { c.weights.b2 = c.weights.b2.to(torch::kMeta); }, {"on one device", "got cpu and meta"}},
       {[](MixtureCase& c) { c.weights.w1 = c.weights.w1[0]; }, {"w1 must be [E, H, D]", "[6, 4]", "[3, 4, 6]"}},
       {[](MixtureCase& c) { c.weights.w2 = c.weights.w1; }, {"w2 must be [E, D, H] = [3, 4, 6]", "[3, 6, 4]"}},
       {[](MixtureCase& c) { c.weights.b1 = c.weights.b2; }, {"b1 must be [E, H] = [3, 6]", "[3, 4]"}},

@@ -168,6 +168,24 @@ TEST(PackedWeights, AnOptimizersStepIsSeen) {
   }
 }
 
+TEST(PackedWeights, AreForgottenWhenAsked) {
+  const at::Tensor w = torch::randn({2, 64, 64});
+  const at::Tensor first = packed_weights(w, WeightUse::kForward, 1, at::kFloat);
+  w.data()[1][33][17] = 5;  // one number past the version counter, which no sample finds
+  EXPECT_TRUE(packed_weights(w, WeightUse::kForward, 1, at::kFloat).is_same(first));
+  forget_packed_weights();
+  EXPECT_TRUE(torch::equal(unpacked(packed_weights(w, WeightUse::kForward, 1, at::kFloat), 1, 0, 64, 64), w[1].t()));
+}
+
+TEST(PackedWeights, CopiesOfTensorsThatAreGoneGo) {
+  const at::Tensor stays = torch::randn({1, 4, 4});
+  std::optional<at::Tensor> goes = torch::randn({1, 4, 4});
+  const at::Tensor copy = packed_weights(*goes, WeightUse::kForward, 1, at::kFloat);
+  goes.reset();
+  for (int i = 0; i < 1000; ++i) packed_weights(stays, WeightUse::kForward, 1, at::kFloat);
+  EXPECT_EQ(copy.use_count(), 1);
+}
+
 TEST(PackedWeights, TheFastBodyIsTakenWhereThereAreMicrokernels) {
   const MixtureCase c = make_case({.T = 2, .K = 1, .E = 2, .D = 4, .H = 3}, 10);
   for (const auto type : {at::kFloat, at::kBFloat16}) {

@@ -117,6 +117,36 @@ class AgainstThePlainMixture(OperatorTest):
                 change(case.w2)
         self.assert_equals_the_plain_mixture(case)
 
+    def test_some_numbers_of_a_weight_that_change_behind_autograds_back(self):
+        case = Case(torch.float32, D=64, H=128)
+        torch.ops.smoe.moe_mlp(*case.arguments())
+        case.w1.data[:, 3, 17] = 100
+        case.w2.data[:, 5] = 0
+        torch.ops.smoe.forget_packed_weights()
+        self.assert_equals_the_plain_mixture(case)
+
+    def test_autocast_leaves_it_alone(self):
+        for name in ("auto", "reference", "grouped"):
+            for dtype in TOLERANCE:
+                with self.subTest(body=name, dtype=dtype), forced_kernel(name):
+                    case = Case(dtype)
+                    inputs = list(case.inputs().values())
+                    expected = torch.ops.smoe.moe_mlp(*case.arguments())
+                    with torch.autocast(DEVICE, torch.bfloat16):
+                        y = torch.ops.smoe.moe_mlp(*case.arguments())
+                        gradients = torch.autograd.grad(y.sum(), inputs)
+                    self.assertTrue(torch.equal(y, expected))
+                    for found, want in zip(gradients, torch.autograd.grad(expected.sum(), inputs)):
+                        self.assertTrue(torch.equal(found, want))
+
+    def test_a_second_derivative_is_refused(self):
+        for dtype in TOLERANCE:
+            case = Case(dtype)
+            gradient, = torch.autograd.grad(torch.ops.smoe.moe_mlp(*case.arguments()).square().sum(), case.x,
+                                            create_graph=True)
+            with self.assertRaisesRegex(RuntimeError, "moe_mlp_backward is not implemented"):
+                (gradient + case.x**2).sum().backward()
+
     def test_without_gradients(self):
         case = Case(torch.float32)
         expected = torch.ops.smoe.moe_mlp(*case.arguments())
@@ -181,8 +211,32 @@ class Refusals(OperatorTest):
                 arguments = {**dict(zip(names, case.arguments())), **change}
                 with self.assertRaisesRegex(RuntimeError, says):
                     torch.ops.smoe.moe_mlp(**arguments)
+        for name in ("x", "expert", "weight", "w1", "b2"):
+            arguments = dict(zip(names, case.arguments()))
+            arguments[name] = arguments[name].to("meta")
+            with self.subTest(name), self.assertRaisesRegex(RuntimeError, "all tensors must be on one device"):
+                torch.ops.smoe.moe_mlp(**arguments)
         with self.assertRaisesRegex(RuntimeError, r"dropout must be in \[0, 1\)"):
             torch.ops.smoe.moe_mlp(*case.arguments(), dropout_p=1.0)
+
+
+    def test_the_backward_pass_by_itself(self):
+        case = Case(torch.float32)
+        arguments = case.arguments(lambda tensor: tensor.detach())
+        for body in ("reference", "grouped", "blocks"):
+            if body == "blocks" and DEVICE != "cpu":
+                continue
+            y, hidden = torch.ops.smoe.moe_mlp_forward(*arguments, 0.0, 0, True, body)
+
+            def backward(gradient, hidden, body=body):
+                return torch.ops.smoe.moe_mlp_backward(gradient, *arguments[:7], hidden, "relu", 0.0, 0, [True] * 6, body)
+
+            backward(torch.ones_like(y), hidden)
+            with self.subTest(body), self.assertRaisesRegex(RuntimeError, r"gradient must be \[T, D\] = \[37, 24\]"):
+                backward(torch.ones_like(y)[:, 1:], hidden)
+            for bad in (hidden.new_empty(hidden.size(0) + 1, hidden.size(1)), hidden.double(), hidden[:, 1:]):
+                with self.subTest(body), self.assertRaisesRegex(RuntimeError, "hidden must be what moe_mlp_forward"):
+                    backward(torch.ones_like(y), bad)
 
 
 class WhatTorchDemands(OperatorTest):
@@ -325,6 +379,10 @@ class Parts(OperatorTest):
             (lambda: torch.ops.smoe.expert_gemm(rows, offsets, case.w2), r"rows must be \[R, D\]"),
             (lambda: torch.ops.smoe.combine(rows[:-1], None, slot, place), r"rows must be \[R = 74, D\]"),
             (lambda: torch.ops.smoe.combine(rows, case.weight[:-1], slot, place), r"weight must be \[T, K\]"),
+            (lambda: torch.ops.smoe.expert_gemm(rows, offsets, case.w1.to("meta")), "must be on one device"),
+            (lambda: torch.ops.smoe.expert_gemm_backward(rows, rows, offsets, case.w1, None, [True, True, False]),
+             r"gradient must be \[R, N\]"),
+            (lambda: torch.ops.smoe.combine_backward(rows, rows, case.weight, slot, place), r"gradient must be \[T = 37, D\]"),
         )
         for call, says in refused:
             with self.subTest(says), self.assertRaisesRegex(RuntimeError, says):
