@@ -21,7 +21,9 @@ class Result:
     def at(self, *path):
         """The field of a field: at("train_ms", "total")."""
         values = self.each(*path)
-        return statistics.median(values) if isinstance(values[0], (int, float)) else values[0]
+        if not isinstance(values[0], (int, float)) or len(set(values)) == 1:
+            return values[0]  # sizes are the same in each round, and the median of two would make 8.0 of K = 8
+        return statistics.median(values)
 
     def spread(self, *path):
         """The least and the most of such a field over the rounds."""
