@@ -25,16 +25,15 @@ using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 using ThreeTensors = std::tuple<at::Tensor, at::Tensor, at::Tensor>;
 
-void check_arguments(const at::Tensor& rows, const at::Tensor& offsets, const at::Tensor& w, const at::Tensor& bias) {
-  require(rows.dim() == 2 && w.dim() == 3 && rows.size(1) == w.size(2),
-          "expert_gemm: rows must be [R, D] and w [E, N, D], got ", rows.sizes(), " and ", w.sizes());
+/// Of rows, or of the gradient of what they gave, and what groups them.
+void check_groups(const at::Tensor& rows, const at::Tensor& offsets, const at::Tensor& w, const at::Tensor& bias) {
+  require_one_device("expert_gemm", {&rows, &offsets, &w, &bias});
   require(offsets.scalar_type() == at::kInt && offsets.sizes() == at::IntArrayRef({w.size(0) + 1}),
           "expert_gemm: offsets must be int32 [E + 1] = [", w.size(0) + 1, "], got ", offsets.scalar_type(), " ",
           offsets.sizes());
   require(!bias.defined() || bias.sizes() == at::IntArrayRef({w.size(0), w.size(1)}),
           "expert_gemm: bias must be [E, N] = [", w.size(0), ", ", w.size(1), "], got ",
           bias.defined() ? bias.sizes() : at::IntArrayRef());
-  require_one_device("expert_gemm", {&rows, &offsets, &w, &bias});
   require(rows.scalar_type() == at::kFloat || rows.scalar_type() == at::kDouble || rows.scalar_type() == at::kBFloat16,
           "expert_gemm: rows must be fp32, fp64 or bf16, got ", rows.scalar_type());
 }
@@ -44,7 +43,9 @@ at::Tensor gemm_kernel(const at::Tensor& rows, const at::Tensor& offsets, const 
                        const MaybeTensor& maybe_bias) {
   const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);  // rows say in what to compute
   const at::Tensor bias = maybe_bias.value_or(at::Tensor());
-  check_arguments(rows, offsets, w, bias);
+  require(rows.dim() == 2 && w.dim() == 3 && rows.size(1) == w.size(2),
+          "expert_gemm: rows must be [R, D] and w [E, N, D], got ", rows.sizes(), " and ", w.sizes());
+  check_groups(rows, offsets, w, bias);
   at::Tensor out = expert_products(rows, offsets, w, bias, choose_gemm_body(rows, offsets, w));
   zero_past_the_last_group(out, offsets);
   return out;
@@ -59,9 +60,8 @@ ThreeTensors backward_kernel(const at::Tensor& gradient, const MaybeTensor& rows
               (!rows || rows->sizes() == at::IntArrayRef({gradient.size(0), w.size(2)})),
           "expert_gemm_backward: gradient must be [R, N] and rows [R, D] for w [E, N, D], got ", gradient.sizes(), ", ",
           rows ? rows->sizes() : at::IntArrayRef(), " and ", w.sizes());
-  check_arguments(rows ? *rows : at::empty({0, w.size(2)}, gradient.options()), offsets, w,
-                  bias.value_or(at::Tensor()));
-  require_one_device("expert_gemm_backward", {&gradient, &w});
+  check_groups(gradient, offsets, w, bias.value_or(at::Tensor()));
+  if (rows) check_groups(*rows, offsets, w, at::Tensor());
   const GemmBody body = choose_gemm_body(gradient, offsets, w);
   const auto none = [&] { return at::empty({0}, gradient.options()); };  // results of an operator share no memory
   ThreeTensors out = {none(), none(), none()};

@@ -25,7 +25,6 @@
 #include "smoe/kernels/expert_gemm_bodies.h"
 #include "smoe/kernels/kernel_choice.h"
 #include "smoe/kernels/moe_mlp_bodies.h"
-#include "smoe/kernels/packed_weights.h"
 #include "smoe/kernels/row_plan.h"
 #include "smoe/tensor/maybe_tensor.h"
 #include "smoe/tensor/one_device.h"
@@ -79,6 +78,8 @@ const std::vector<std::string>& body_names() {
   return kNames;
 }
 
+const std::string& name_of(MlpBody body) { return body_names()[static_cast<size_t>(body)]; }
+
 /// The fastest body, or the one that SMOE_KERNEL asks for. Asked above the dispatcher, where tracing still sees devices.
 const std::string& choose_body(const at::Tensor& x, const MlpWeights& weights, c10::string_view activation) {
   const auto choose = [&] {
@@ -89,7 +90,7 @@ const std::string& choose_body(const at::Tensor& x, const MlpWeights& weights, c
     if (weights.w2.dim() == 3 && moe_mlp_cpu_takes(x, weights, kind)) return MlpBody::kBlocks;
     return moe_mlp_grouped_is_for(x) ? MlpBody::kGrouped : MlpBody::kReference;
   };
-  return body_names()[static_cast<size_t>(choose())];
+  return name_of(choose());
 }
 
 MlpBody parse_body(const MlpCall& call, c10::string_view name) {
@@ -106,8 +107,8 @@ MlpBody parse_body(const MlpCall& call, c10::string_view name) {
 
 /// Hidden rows that a body's forward pass leaves for its backward pass.
 c10::SymInt hidden_rows(const c10::SymInt& slots, const c10::SymInt& experts, c10::string_view body) {
-  if (body == body_names()[static_cast<size_t>(MlpBody::kBlocks)]) return slots;
-  if (body == body_names()[static_cast<size_t>(MlpBody::kGrouped)]) return rows_of_slots(slots, experts, kGroupedAlign);
+  if (body == name_of(MlpBody::kBlocks)) return slots;
+  if (body == name_of(MlpBody::kGrouped)) return rows_of_slots(slots, experts, kGroupedAlign);
   return 0;
 }
 
@@ -115,8 +116,7 @@ void check_backward(const MlpCall& call, const at::Tensor& hidden, const at::Ten
   require_one_device("moe_mlp_backward", {&call.x, &hidden, &gradient});
   require(gradient.sizes() == call.x.sizes(), "moe_mlp_backward: the gradient must be [T, D] = ", call.x.sizes(),
           ", got ", gradient.sizes());
-  const int64_t rows =
-      hidden_rows(call.expert.numel(), call.weights.w1.size(0), body_names()[static_cast<size_t>(body)]).expect_int();
+  const int64_t rows = hidden_rows(call.expert.numel(), call.weights.w1.size(0), name_of(body)).expect_int();
   require(hidden.sizes() == at::IntArrayRef({rows, call.weights.w1.size(1)}) &&
               hidden.scalar_type() == call.x.scalar_type(),
           "moe_mlp_backward: hidden must be what moe_mlp_forward leaves with keep_hidden, ", call.x.scalar_type(), " [",
@@ -167,7 +167,7 @@ MlpGradients reference_backward(MlpCall call, const at::Tensor& gradient, const 
 /// Whether the grouped body multiplies in another dtype than the matrices have, on a GPU. They are converted once then,
 /// for both passes.
 bool converts(const at::Tensor& x, const at::Tensor& w1, const at::Tensor& w2, const std::string& body) {
-  if (!x.is_cuda() || body != body_names()[static_cast<size_t>(MlpBody::kGrouped)]) return false;
+  if (!x.is_cuda() || body != name_of(MlpBody::kGrouped)) return false;
   const auto taken = [&](const at::Tensor& w) {
     return w.is_cuda() && w.dim() == 3 && expert_grouped_takes(x.scalar_type(), {}, w);
   };

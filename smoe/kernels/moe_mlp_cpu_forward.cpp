@@ -111,7 +111,8 @@ class Forward {
     const T* x = x_.const_data_ptr<T>();
     const auto follows = [](int32_t a, int32_t b) { return b != a + 1; };
     const bool as_it_stands = product_rows(count) == count && operand_width(sizes_.D) == sizes_.D;
-    const bool in_one_piece = token[count - 1] - token[0] == count - 1;  // nearly always the answer
+    // Tokens ascend, so that the ends tell of all between, but for an id that a token has twice.
+    const bool in_one_piece = token[count - 1] - token[0] == count - 1;
     if (as_it_stands && in_one_piece && std::adjacent_find(token, token + count, follows) == token + count) {
       return x + token[0] * sizes_.D;
     }

@@ -28,10 +28,9 @@ using ReadExperts = std::optional<std::span<const int64_t>>;
 /// where the N · parts columns of a matrix are so many parts side by side: block n of a part holds its columns [64 n,
 /// 64 n + 64) in the order that block_gemm wants; what lies past K is zero, past N zero or arbitrary. The result is kept
 /// until the tensor changes: its version counter tells, and for writes through `data()`, which do not move the counter
-/// (LibTorch's SGD makes such), sixteen numbers of each expert that is read, one of each sixteenth of its matrix: they tell of a
-/// write to most of it, hardly of one to a few numbers.
-/// Copies of tensors that are gone go when others are packed, now and then, or by forget_packed_weights() (moe_mlp.h).
-/// Tensors without a version (inference mode) are packed at every call.
+/// (LibTorch's SGD makes such), sixteen numbers of each expert that is read, one of each sixteenth of its matrix: they tell
+/// of a write to most of it, hardly of one to a few numbers. Copies of tensors that are gone go when others are packed, now
+/// and then, or by forget_packed_weights() (moe_mlp.h). Tensors without a version (inference mode) are packed at every call.
 at::Tensor packed_weights(const at::Tensor& w, WeightUse use, int64_t parts, at::ScalarType type,
                           ReadExperts read = std::nullopt);
 
