@@ -53,8 +53,8 @@ void gather_transposed(const T* x, int64_t width, const int32_t* token, const fl
   }
 }
 
-/// What is kept of a unit that dropout drops: −1, or NaN where its product with zero is none.
-inline float dropped(float pre) { return pre * 0.0f - 1.0f; }
+/// What is kept of a unit that dropout drops: −1, or NaN where the product of its ReLU with zero is none.
+inline float dropped(float pre) { return relu(pre) * 0.0f - 1.0f; }
 
 template <class T>
 void bias_relu(const HiddenTile& tile, const float* sum, const float* bias, T* kept, int64_t ld_kept, T* out) {

@@ -90,6 +90,24 @@ TEST(MoeMlpGradient, AnExpertWithoutTokensGetsZeros) {
   }
 }
 
+TEST(MoeMlpGradient, AUnitOfMinusInfinityBeforeReluIsZeroDroppedOrNot) {
+  for (const auto type : {at::kFloat, at::kDouble, at::kBFloat16}) {
+    for (const NamedBody& each : bodies_for(type)) {
+      for (const auto& [D, H] : {std::tuple(7, 33), std::tuple(16, 32)}) {
+        MixtureCase c = make_case({.T = 30, .K = 2, .E = 3, .D = D, .H = H}, 71).to(type);
+        c.dropout_p = 0.5;
+        c.weights.b1.select(1, 5).fill_(-std::numeric_limits<double>::infinity());
+        for (const auto& [name, input] : inputs_of(c)) input.set_requires_grad(true);
+        each.run(c).sum().backward();
+        for (const auto& [name, input] : inputs_of(c)) {
+          EXPECT_TRUE(input.grad().isfinite().all().item<bool>()) << each.name << " " << type << " " << name;
+        }
+        EXPECT_FALSE(c.weights.b1.grad().select(1, 5).any().item<bool>()) << each.name << " " << type;
+      }
+    }
+  }
+}
+
 TEST(MoeMlpGradient, OnlyWhatIsAskedForGetsAGradient) {
   for (const auto type : {at::kFloat, at::kDouble, at::kBFloat16}) {
     for (const NamedBody& each : bodies_for(type)) {

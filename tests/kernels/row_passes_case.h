@@ -60,14 +60,15 @@ class Draw {
     std::vector<T> out;
     std::normal_distribution<float> normal;
     for (int64_t i = 0; i < count; ++i) {
-      const int64_t kind = size(0, 400);
-      const float odd = kind == 0 ? std::numeric_limits<float>::quiet_NaN() : std::numeric_limits<float>::infinity();
-      out.push_back(rounded_to<T>(kind <= 1 ? odd : normal(random_)));
+      const auto kind = static_cast<size_t>(size(0, 400));
+      out.push_back(rounded_to<T>(kind < std::size(kOdd) ? kOdd[kind] : normal(random_)));
     }
     return out;
   }
 
  private:
+  static constexpr float kInfinity = std::numeric_limits<float>::infinity();
+  static constexpr float kOdd[] = {std::numeric_limits<float>::quiet_NaN(), kInfinity, -kInfinity};
   std::mt19937 random_{7};
 };
 
