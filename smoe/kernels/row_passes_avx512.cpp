@@ -72,7 +72,8 @@ void bias_relu_512(const HiddenTile& given, const float* sum, const float* bias,
         const __m512 mask = _mm512_loadu_ps(tile.mask + r * tile.width + h), value = from_stored(out, rounded_sum);
         const __mmask16 drops = _mm512_cmp_ps_mask(mask, zero, _CMP_EQ_OQ);
         stored = to_stored(out, _mm512_mul_ps(value, mask));
-        keep = _mm512_mask_mov_ps(keep, drops, to_stored(out, _mm512_sub_ps(_mm512_maskz_mul_ps(positive, value, zero), one)));
+        keep = _mm512_mask_mov_ps(keep, drops,
+                                  to_stored(out, _mm512_sub_ps(_mm512_maskz_mul_ps(positive, value, zero), one)));
       }
       if (kept != nullptr) keep16(kept + r * ld_kept + h, streams, 0xFFFF, keep);
       store16(out + r * tile.ld + h, 0xFFFF, _mm512_maskz_mov_ps(positive, stored));
