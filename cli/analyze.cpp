@@ -1,7 +1,6 @@
 // smoe analyze: what a model's routing goes by, of one model or of several side by side.
 #include <algorithm>
 #include <cstdio>
-#include <filesystem>
 #include <memory>
 #include <optional>
 #include <vector>
@@ -64,7 +63,7 @@ int analyze(const AnalyzeOptions& options) {
   parse_split(options.split);
   std::vector<NamedTrace> traces;
   for (const std::string& name : options.models) {
-    const bool is_trace = std::filesystem::is_regular_file(name);
+    const bool is_trace = is_there(name) && !is_folder(name);
     traces.push_back({name, is_trace ? read_trace(name) : gather(options, name)});
   }
   const nlohmann::ordered_json data = analysis_data(traces);

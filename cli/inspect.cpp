@@ -9,6 +9,7 @@
 
 #include "cli/verbs.h"
 #include "smoe/base/error.h"
+#include "smoe/base/file.h"
 #include "smoe/base/manifest.h"
 #include "smoe/base/safetensors.h"
 #include "smoe/base/sha256.h"
@@ -194,9 +195,8 @@ void print(const nlohmann::ordered_json& json) {
 }
 
 int inspect(const InspectOptions& options) {
-  require(std::filesystem::exists(options.source), options.source, ": no such run, checkpoint or recipe");
-  const Inspected inspected =
-      std::filesystem::is_directory(options.source) ? inspect_checkpoint(options) : inspect_recipe(options);
+  require(is_there(options.source), options.source, ": no such run, checkpoint or recipe");
+  const Inspected inspected = is_folder(options.source) ? inspect_checkpoint(options) : inspect_recipe(options);
   const bool has_experts = inspected.model->spec().has_moe();
   require(has_experts || options.k.empty(), "--k: ", options.source, " is a dense model and has no k; leave --k out");
   const std::vector<int64_t> ks =

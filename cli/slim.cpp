@@ -1,6 +1,5 @@
 // smoe slim: a smaller model from a trained one, with what it costs in quality.
 #include <cstdio>
-#include <filesystem>
 #include <map>
 #include <memory>
 #include <optional>
@@ -12,6 +11,7 @@
 #include "cli/model_text.h"
 #include "cli/verbs.h"
 #include "smoe/base/error.h"
+#include "smoe/base/file.h"
 #include "smoe/base/suggest.h"
 #include "smoe/models/model_folder.h"
 #include "smoe/slim/keep_experts.h"
@@ -41,7 +41,7 @@ std::string name_of(const CorpusFiles& files, Split split) { return files.path()
 /// The text of --data, or the one that the model was trained on where it is still there; nothing where there is none.
 std::unique_ptr<Texts> open_texts(const SlimOptions& options, const LoadedModel& loaded) {
   const std::string recorded = recorded_data(loaded.folder).path;
-  if (options.data.empty() && !std::filesystem::exists(recorded)) return nullptr;
+  if (options.data.empty() && !is_there(recorded)) return nullptr;
   CorpusFiles files(options.data.empty() ? recorded : options.data);
   TokenSequence valid(files.bytes(Split::kValid), loaded.vocabulary, name_of(files, Split::kValid));
   TokenSequence test(files.bytes(Split::kTest), loaded.vocabulary, name_of(files, Split::kTest));
@@ -145,7 +145,7 @@ void print_table(const BpcByK& before, const BpcByK& after) {
 
 int slim(const SlimOptions& options) {
   options.compute.apply();
-  require(!std::filesystem::exists(options.out), options.out,
+  require(!is_there(options.out), options.out,
           ": is there already; slim does not overwrite, name another "
           "folder with -o");
   LoadedModel loaded = load_model(resolve_model(options.model, CheckpointRole::kBestFull));

@@ -1,6 +1,5 @@
 // smoe upcycle: the model of a recipe from a trained one that is dense, or has fewer experts.
 #include <cstdio>
-#include <filesystem>
 #include <memory>
 #include <optional>
 #include <vector>
@@ -9,6 +8,7 @@
 
 #include "cli/verbs.h"
 #include "smoe/base/error.h"
+#include "smoe/base/file.h"
 #include "smoe/models/model_folder.h"
 #include "smoe/models/model_parts.h"
 #include "smoe/train/upcycle.h"
@@ -49,7 +49,7 @@ void print_parts(const nlohmann::ordered_json& parts) {
 }
 
 int upcycle(const UpcycleOptions& options) {
-  require(!std::filesystem::exists(options.out), options.out,
+  require(!is_there(options.out), options.out,
           ": is there already; upcycle does not overwrite, name another folder with -o");
   Recipe recipe = read_recipe(options.recipe, options.set, "");
   if (options.seed) set_field(recipe.fields(), concat("train.seed=", *options.seed));

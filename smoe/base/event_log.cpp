@@ -5,6 +5,7 @@
 #include <optional>
 
 #include "smoe/base/error.h"
+#include "smoe/base/file.h"
 
 namespace smoe {
 namespace {
@@ -136,7 +137,7 @@ uint32_t crc32c(std::string_view bytes) {
 uint32_t masked_crc32c(std::string_view bytes) { return std::rotr(crc32c(bytes), 15) + 0xA282EAD8u; }
 
 EventLog::EventLog(const std::filesystem::path& path, int64_t keep_through) {
-  const bool exists = keep_through >= 0 && std::filesystem::exists(path);
+  const bool exists = keep_through >= 0 && is_there(path);
   const uint64_t kept = exists ? size_of_records(path, keep_through) : 0;
   if (exists) truncate_file(path, kept);
   file_ = std::make_unique<FileWriter>(path, /*append=*/exists);

@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <climits>
 #include <system_error>
 #include <utility>
 
@@ -94,9 +95,24 @@ std::string read_file(const std::filesystem::path& path, uint64_t most) {
   return text;
 }
 
+namespace {
+
+std::filesystem::file_type type_at(const std::filesystem::path& path) {
+  std::error_code error;
+  const std::filesystem::file_type type = std::filesystem::status(path, error).type();
+  require(type != std::filesystem::file_type::none, path.string(), ": cannot be looked up: ", error.message());
+  return type;
+}
+
+}  // namespace
+
+bool is_there(const std::filesystem::path& path) { return type_at(path) != std::filesystem::file_type::not_found; }
+
+bool is_folder(const std::filesystem::path& path) { return type_at(path) == std::filesystem::file_type::directory; }
+
 bool is_file_name(const std::string& name) {
   return std::filesystem::path(name).filename() == name && !name.empty() && name != "." && name != ".." &&
-         name.find('\0') == std::string::npos;
+         name.find('\0') == std::string::npos && name.size() <= NAME_MAX;
 }
 
 MappedFile::MappedFile(const std::filesystem::path& path) : path_(path) {
@@ -145,7 +161,7 @@ void FileWriter::finish() {
 
 void write_file_atomic(const std::filesystem::path& path, std::string_view text) {
   require(path.has_filename(), path.string(), ": is not the name of a file");
-  require(!std::filesystem::is_directory(path), path.string(), ": is a folder, not a file");
+  require(!is_folder(path), path.string(), ": is a folder, not a file");
   const std::filesystem::path temporary =
       path.parent_path() / concat(".", path.filename().string(), ".tmp-", ::getpid());
   try {

@@ -21,7 +21,12 @@ std::string_view as_text(Bytes bytes);
 /// which a device has without an end.
 std::string read_file(const std::filesystem::path& path, uint64_t most = std::numeric_limits<uint64_t>::max());
 
-/// Whether `name` can be an entry of a folder: no path, neither "." nor "..", and without a NUL.
+/// Whether there is anything at `path`, and whether that is a folder; of a link, what it leads to. Throws UserError where the
+/// system does not say, as of a name that is too long or behind a folder that may not be entered.
+bool is_there(const std::filesystem::path& path);
+bool is_folder(const std::filesystem::path& path);
+
+/// Whether `name` can be an entry of a folder: no path, neither "." nor "..", without a NUL, and no longer than names are.
 bool is_file_name(const std::string& name);
 
 /// A read-only memory map of a regular file; an empty file maps to no bytes.

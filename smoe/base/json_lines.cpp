@@ -9,6 +9,7 @@
 #include <nlohmann/json.hpp>
 
 #include "smoe/base/error.h"
+#include "smoe/base/file.h"
 #include "smoe/base/json.h"
 
 namespace smoe {
@@ -44,7 +45,7 @@ uint64_t size_of_lines(const std::filesystem::path& path, int64_t keep_through) 
 }  // namespace
 
 JsonLines::JsonLines(const std::filesystem::path& path, int64_t keep_through) {
-  const bool keep = keep_through >= 0 && std::filesystem::exists(path);
+  const bool keep = keep_through >= 0 && is_there(path);
   if (keep) truncate_file(path, size_of_lines(path, keep_through));
   file_ = std::make_unique<FileWriter>(path, /*append=*/keep);
 }

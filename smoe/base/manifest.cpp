@@ -78,8 +78,7 @@ void write_manifest(const std::filesystem::path& folder) {
 
 void make_folder_atomic(const std::filesystem::path& folder,
                         const std::function<void(const std::filesystem::path&)>& fill) {
-  const bool is_free =
-      !std::filesystem::exists(folder) || (std::filesystem::is_directory(folder) && std::filesystem::is_empty(folder));
+  const bool is_free = !is_there(folder) || (is_folder(folder) && std::filesystem::is_empty(folder));
   require(is_free, folder.string(), ": is there already");
   const std::filesystem::path parent = folder.parent_path();
   const std::filesystem::path temporary = parent / (".saving-" + folder.filename().string());

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "smoe/base/error.h"
+#include "smoe/base/file.h"
 #include "smoe/base/sha256.h"
 #include "smoe/base/suggest.h"
 #include "smoe/data/language_table.h"
@@ -66,7 +67,7 @@ Split parse_split(const std::string& name) {
 
 CorpusFiles::CorpusFiles(const std::filesystem::path& path) : path_(path.string()) {
   require(!path.empty(), "no data: name a text with --data FILE, or a folder with train, valid and test");
-  if (std::filesystem::is_directory(path)) {
+  if (is_folder(path)) {
     for (size_t i = 0; i < split_.size(); ++i) {
       files_.push_back(std::make_unique<MappedFile>(file_of_split(path, kSplitNames[i])));
       split_[i] = files_.back()->bytes();

@@ -47,7 +47,7 @@ IndexedCheckpoint read_entry(const nlohmann::ordered_json& index, const char* ke
   if (entry.name.empty()) return entry;
   require(is_file_name(entry.name), source, ": \"", key, "\" names ", quoted_name(entry.name),
           ", which is not a folder beside it");
-  require(std::filesystem::is_directory(folder / entry.name), source, ": \"", key, "\" names ", quoted_name(entry.name),
+  require(is_folder(folder / entry.name), source, ": \"", key, "\" names ", quoted_name(entry.name),
           ", which is missing");
   return entry;
 }
@@ -62,7 +62,7 @@ std::string checkpoint_name(int64_t step) {
 
 CheckpointIndex read_checkpoint_index(const std::filesystem::path& checkpoints) {
   const std::filesystem::path path = checkpoints / kIndexName;
-  require(std::filesystem::exists(path), path.string(), ": no such file; the run has no checkpoint yet");
+  require(is_there(path), path.string(), ": no such file; the run has no checkpoint yet");
   const std::string text = read_file(path, kLargestJsonFile);
   const nlohmann::ordered_json json = parse_json(text, path.string());
   require(json.is_object() && json.value("format", nlohmann::ordered_json()) == "smoe-checkpoints" &&

@@ -94,12 +94,11 @@ LoadedModel load_model(const std::filesystem::path& checkpoint) {
 }
 
 std::filesystem::path resolve_model(const std::filesystem::path& model, CheckpointRole role) {
-  require(std::filesystem::exists(model), model.string(), ": no such run or checkpoint");
-  require(std::filesystem::is_directory(model), model.string(),
-          ": is a file; MODEL is a run or a checkpoint, and both are folders");
-  if (std::filesystem::exists(model / kManifestName)) return model;
+  require(is_there(model), model.string(), ": no such run or checkpoint");
+  require(is_folder(model), model.string(), ": is a file; MODEL is a run or a checkpoint, and both are folders");
+  if (is_there(model / kManifestName)) return model;
   const std::filesystem::path checkpoints = model / "checkpoints";
-  require(std::filesystem::is_directory(checkpoints), model.string(),
+  require(is_folder(checkpoints), model.string(),
           ": is neither a checkpoint (no manifest.json) nor a run (no checkpoints/)");
   const CheckpointIndex index = read_checkpoint_index(checkpoints);
   require(!index.last.name.empty(), model.string(), ": the run has no checkpoint yet");

@@ -217,7 +217,7 @@ Comparison read_comparison(const ComparePlan& plan, const std::vector<PlannedRun
   comparison.entries = plan.entries;
   for (const PlannedRun& planned : runs) {
     const RunPaths paths(folder, planned);
-    if (!std::filesystem::exists(paths.evaluation)) continue;
+    if (!is_there(paths.evaluation)) continue;
     const std::string name = paths.evaluation.string();
     const auto json = parse_json<nlohmann::json>(read_file(paths.evaluation, kLargestJsonFile), name);
     const JsonObject evaluation = JsonObject(json, name).object("evaluation");

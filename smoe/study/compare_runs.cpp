@@ -49,7 +49,7 @@ class FolderLock {
 
 /// What a finished evaluation was asked for; the file is there in whole or not at all.
 bool is_evaluated(const PlannedRun& run, const RunPaths& paths) {
-  if (!std::filesystem::exists(paths.evaluation)) return false;
+  if (!is_there(paths.evaluation)) return false;
   const Json json = read_json_object(paths.evaluation);
   return json.value("arguments", Json()) == Json(run.evaluate);
 }
@@ -63,7 +63,7 @@ std::string argument_at(const std::vector<std::string>& arguments, size_t place)
 
 /// A run may be gone on with only as what it was begun.
 void check_stamp(const PlannedRun& run, const RunPaths& paths) {
-  if (!std::filesystem::exists(paths.stamp)) return;
+  if (!is_there(paths.stamp)) return;
   std::vector<std::string> begun;
   const Json json = read_json_object(paths.stamp);
   for (const Json& argument : json.value("train", Json::array())) {
@@ -77,7 +77,7 @@ void check_stamp(const PlannedRun& run, const RunPaths& paths) {
 }
 
 std::string last_line_of(const std::filesystem::path& path) {
-  std::string text = std::filesystem::exists(path) ? read_file(path) : "";
+  std::string text = is_there(path) ? read_file(path) : "";
   while (!text.empty() && text.back() == '\n') text.pop_back();
   return text.substr(text.rfind('\n') + 1);  // npos + 1 is 0
 }
@@ -126,7 +126,7 @@ class RunningJob {
   }
 
   void start_training() {
-    const bool begun = std::filesystem::exists(paths_.run / "recipe.toml");
+    const bool begun = is_there(paths_.run / "recipe.toml");
     if (begun && read_run(paths_.run).is_finished()) return start_evaluation();
     if (begun) return start({"train", "--resume", paths_.run.string()});
     std::filesystem::remove_all(paths_.run);  // of a run that was killed before it had its recipe

@@ -17,7 +17,7 @@ namespace {
 /// Calls `take` with each whole line of the log at `path`; with none where there is no such file.
 template <class Take>
 void for_each_line(const std::filesystem::path& path, Take take) {
-  if (!std::filesystem::exists(path)) return;
+  if (!is_there(path)) return;
   // Not mapped: a run that resumes cuts its logs, and a map that loses its end kills the reader.
   const std::string text = read_file(path);
   size_t begin = 0;
@@ -150,7 +150,7 @@ void read_recipe(const std::filesystem::path& path, RunRecord& run) {
 }
 
 CheckpointIndex read_index(const std::filesystem::path& checkpoints) {
-  if (!std::filesystem::exists(checkpoints / "index.json")) return {};
+  if (!is_there(checkpoints / "index.json")) return {};
   try {
     return read_checkpoint_index(checkpoints);
   } catch (const UserError&) {
@@ -166,15 +166,15 @@ bool RunRecord::is_finished() const {
 }
 
 RunRecord read_run(const std::filesystem::path& path) {
-  require(std::filesystem::is_directory(path), path.string(), ": no such run");
-  require(std::filesystem::exists(path / "recipe.toml"), path.string(), ": is not a run: it has no recipe.toml");
+  require(is_folder(path), path.string(), ": no such run");
+  require(is_there(path / "recipe.toml"), path.string(), ": is not a run: it has no recipe.toml");
   RunRecord run;
   run.path = path;
   read_recipe(path / "recipe.toml", run);
   // Before the logs, so that a checkpoint that is seen has its lines.
   run.checkpoints = read_index(path / "checkpoints");
   const std::filesystem::path environment = path / "environment.json";
-  if (std::filesystem::exists(environment)) run.environment = read_json_object(environment);
+  if (is_there(environment)) run.environment = read_json_object(environment);
   read_metrics(path / "metrics.jsonl", run);
   run.timing = read_timing(path / "timing.jsonl");
   run.evaluations = read_evaluations(path / "evaluations.jsonl");
@@ -182,7 +182,7 @@ RunRecord read_run(const std::filesystem::path& path) {
 }
 
 int64_t logged_step(const std::filesystem::path& path) {
-  if (!std::filesystem::exists(path)) return 0;
+  if (!is_there(path)) return 0;
   const std::string text = read_file(path);
   for (size_t end = text.rfind('\n'); end != std::string::npos && end > 0;) {
     const size_t before = text.rfind('\n', end - 1), begin = before == std::string::npos ? 0 : before + 1;

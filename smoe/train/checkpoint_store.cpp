@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "smoe/base/error.h"
+#include "smoe/base/file.h"
 #include "smoe/base/manifest.h"
 
 namespace smoe {
@@ -19,7 +20,7 @@ bool is_checkpoint(const std::filesystem::directory_entry& entry) {
 CheckpointStore::CheckpointStore(std::filesystem::path folder, int64_t keep_last)
     : folder_(std::move(folder)), keep_last_(keep_last) {
   std::filesystem::create_directories(folder_);
-  if (std::filesystem::exists(folder_ / "index.json")) {
+  if (is_there(folder_ / "index.json")) {
     index_ = read_checkpoint_index(folder_);
     return;
   }

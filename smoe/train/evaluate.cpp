@@ -9,6 +9,7 @@
 #include <nlohmann/json.hpp>
 
 #include "smoe/base/error.h"
+#include "smoe/base/file.h"
 #include "smoe/base/json.h"
 #include "smoe/data/batch_stream.h"
 #include "smoe/moe/moe_layer.h"
@@ -26,7 +27,7 @@ struct Record {
 std::optional<Record> read_record(const std::filesystem::path& checkpoint) {
   for (const char* name : {"trainer.json", "slim.json", "upcycle.json", "average.json"}) {
     const std::filesystem::path path = checkpoint / name;
-    if (std::filesystem::exists(path)) return Record{path, read_json_object(path)};
+    if (is_there(path)) return Record{path, read_json_object(path)};
   }
   return std::nullopt;
 }

@@ -48,8 +48,8 @@ bool is_leftover(const std::filesystem::directory_entry& entry) {
 RunFolder::RunFolder(std::filesystem::path path) : path_(std::move(path)), lock_(std::make_shared<Lock>(path_)) {}
 
 RunFolder RunFolder::create(const std::filesystem::path& path, Recipe recipe) {
-  if (std::filesystem::exists(path)) {
-    require(std::filesystem::is_directory(path), path.string(), ": is a file; --out names a folder");
+  if (is_there(path)) {
+    require(is_folder(path), path.string(), ": is a file; --out names a folder");
     // A run that was killed before it had its recipe can be neither continued nor harmed.
     const std::filesystem::directory_iterator entries(path);
     require(std::all_of(begin(entries), end(entries), is_leftover), path.string(),
@@ -64,8 +64,8 @@ RunFolder RunFolder::create(const std::filesystem::path& path, Recipe recipe) {
 }
 
 RunFolder RunFolder::open(const std::filesystem::path& path) {
-  require(std::filesystem::is_directory(path), path.string(), ": no such run");
-  require(std::filesystem::exists(path / "recipe.toml"), path.string(), ": is not a run: it has no recipe.toml");
+  require(is_folder(path), path.string(), ": no such run");
+  require(is_there(path / "recipe.toml"), path.string(), ": is not a run: it has no recipe.toml");
   return RunFolder(path);
 }
 

@@ -38,6 +38,34 @@ class SmallDisk {
   rlimit before_ = {};
 };
 
+TEST(Files, WhatIsAtAPath) {
+  const TempFolder folder;
+  const std::filesystem::path file = folder.path() / "file", dangling = folder.path() / "dangling";
+  write_file_atomic(file, "text");
+  std::filesystem::create_symlink("nothing", dangling);
+  std::filesystem::create_directory_symlink(folder.path(), folder.path() / "link");
+  EXPECT_TRUE(is_there(file) && !is_folder(file));
+  EXPECT_TRUE(is_there(folder.path()) && is_folder(folder.path()) && is_folder(folder.path() / "link"));
+  for (const auto& path : {dangling, folder.path() / "nothing", file / "below", std::filesystem::path()}) {
+    EXPECT_FALSE(is_there(path) || is_folder(path)) << path;
+  }
+  const std::string name(256, 'x');
+  for (const auto& look : {is_there, is_folder}) {
+    const std::string message = message_of([&] { look(folder.path() / name); });
+    EXPECT_NE(message.find(name + ": cannot be looked up: File name too long"), std::string::npos) << message;
+  }
+}
+
+TEST(Files, NamesOfEntries) {
+  for (const std::string& name : {std::string("a"), std::string("..."), std::string(255, 'x')}) {
+    EXPECT_TRUE(is_file_name(name)) << name;
+  }
+  for (const std::string& name : {std::string(), std::string("."), std::string(".."), std::string("a/b"),
+                                  std::string("/"), std::string("a\0b", 3), std::string(256, 'x')}) {
+    EXPECT_FALSE(is_file_name(name)) << name;
+  }
+}
+
 TEST(ReadFile, GivesEveryByte) {
   const TempFolder folder;
   const std::string text("a\0b\r\n\xff", 6);

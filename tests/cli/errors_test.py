@@ -165,6 +165,11 @@ class WrongModels(tool.ToolTest):
             self.assert_refused(*verb, "nothing", says=["nothing", "no such"])
             self.assert_refused(*verb, "text.txt", says=["text.txt", "is a file"])
             self.assert_refused(*verb, "folder", says=["folder", "neither"])
+        too_long = "x" * 300
+        for verb in (["eval"], ["inspect"], ["report"], ["analyze"], ["slim", "-o", "new"], ["train", "--resume"],
+                     ["train", "tiny.toml", "--out", "new", "--data"], ["train", "tiny.toml", "--data", "text.txt", "--out"]):
+            self.assert_refused(*verb, too_long, says=[too_long, "too long"])
+        self.assertFalse((self.folder / "new").exists())
         self.assert_refused("train", "--resume", "nothing", says=["nothing", "no such run"])
         self.assert_refused("train", "--resume", "folder", says=["folder", "recipe.toml"])
         self.assert_refused("train", "--resume", "text.txt", says=["text.txt", "no such run"])
