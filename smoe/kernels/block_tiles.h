@@ -56,6 +56,14 @@ class Scratch {
   std::vector<std::unique_ptr<std::byte[], Free>> pieces_;
 };
 
+/// Asks for `rows` rows of `columns` fp32 numbers before they are needed, for the second cache.
+inline void prefetch_block(const float* c, int64_t rows, int64_t columns, int64_t ldc) {
+  constexpr int64_t kLine = 16;
+  for (int64_t r = 0; r < rows; ++r) {
+    for (int64_t i = 0; i < columns; i += kLine) __builtin_prefetch(c + r * ldc + i, 0, 2);
+  }
+}
+
 /// c [M, N] = a [M, K] · b, or c += …, block by block; b in blocks of 64 columns, each of leading dimension ldb, that
 /// begin block_stride elements apart.
 template <class T>
@@ -64,6 +72,13 @@ void multiply_blocks(int64_t M, int64_t N, int64_t K, const T* a, int64_t lda, c
   constexpr int64_t kRows = 128;  // of a, in one call
   for (int64_t m = 0; m < M; m += kRows) {
     for (int64_t n = 0; n < N; n += kPackedColumns) {
+      // The sums of the next block: their rows lie too far apart for a processor to foresee them.
+      const bool same_rows = n + kPackedColumns < N;
+      const int64_t next_m = same_rows ? m : m + kRows, next_n = same_rows ? n + kPackedColumns : 0;
+      if (next_m < M) {
+        prefetch_block(c + next_m * ldc + next_n, std::min(kRows, M - next_m), std::min(kPackedColumns, N - next_n),
+                       ldc);
+      }
       block_gemm(std::min(kRows, M - m), std::min(kPackedColumns, N - n), K, a + m * lda, lda,
                  b + n / kPackedColumns * block_stride, ldb, c + m * ldc + n, ldc, add);
     }
