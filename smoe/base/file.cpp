@@ -22,6 +22,13 @@ bool is_ours(int error) {
   return error == ENOSPC || error == EDQUOT || error == EIO || error == EMFILE || error == ENFILE || error == ENOMEM;
 }
 
+std::filesystem::file_type type_at(const std::filesystem::path& path) {
+  std::error_code error;
+  const std::filesystem::file_type type = std::filesystem::status(path, error).type();
+  require(type != std::filesystem::file_type::none, path.string(), ": cannot be looked up: ", error.message());
+  return type;
+}
+
 /// A descriptor that closes itself.
 class Descriptor {
  public:
@@ -94,17 +101,6 @@ std::string read_file(const std::filesystem::path& path, uint64_t most) {
   text.resize(filled);
   return text;
 }
-
-namespace {
-
-std::filesystem::file_type type_at(const std::filesystem::path& path) {
-  std::error_code error;
-  const std::filesystem::file_type type = std::filesystem::status(path, error).type();
-  require(type != std::filesystem::file_type::none, path.string(), ": cannot be looked up: ", error.message());
-  return type;
-}
-
-}  // namespace
 
 bool is_there(const std::filesystem::path& path) { return type_at(path) != std::filesystem::file_type::not_found; }
 
