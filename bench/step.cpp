@@ -71,7 +71,7 @@ int64_t eval_segments(const EvalLengths& lengths) { return lengths.memory / leng
 /// Texts that last for all steps and for one evaluation.
 void write_texts(const std::filesystem::path& folder, const TrainConfig& train, int64_t steps) {
   const EvalLengths lengths = eval_lengths(train);
-  std::filesystem::create_directories(folder);
+  make_folders(folder);
   write_random_bytes(folder / "train", train.batch * (train.segment * steps + 1), 1);
   write_random_bytes(folder / "valid", lengths.batch * (lengths.segment * eval_segments(lengths) + 1), 2);
   write_random_bytes(folder / "test", 0, 3);

@@ -29,6 +29,14 @@ std::filesystem::file_type type_at(const std::filesystem::path& path) {
   return type;
 }
 
+/// Throws where the system says that something cannot be done with `path`.
+void require_done(const std::error_code& error, const std::filesystem::path& path, const char* done) {
+  if (!error) return;
+  const std::string message = concat(path.string(), ": cannot be ", done, ": ", error.message());
+  if (is_ours(error.value())) throw Failure(message);
+  throw UserError(message);
+}
+
 /// A descriptor that closes itself.
 class Descriptor {
  public:
@@ -106,6 +114,29 @@ bool is_there(const std::filesystem::path& path) { return type_at(path) != std::
 
 bool is_folder(const std::filesystem::path& path) { return type_at(path) == std::filesystem::file_type::directory; }
 
+std::vector<std::filesystem::directory_entry> list_folder(const std::filesystem::path& folder) {
+  std::vector<std::filesystem::directory_entry> entries;
+  std::error_code error;
+  std::filesystem::directory_iterator entry(folder, error);
+  for (const std::filesystem::directory_iterator end; !error && entry != end; entry.increment(error)) {
+    entries.push_back(*entry);
+  }
+  require_done(error, folder, "listed");
+  return entries;
+}
+
+void make_folders(const std::filesystem::path& folder) {
+  std::error_code error;
+  if (!folder.empty()) std::filesystem::create_directories(folder, error);
+  require_done(error, folder, "made");
+}
+
+void remove_tree(const std::filesystem::path& path) {
+  std::error_code error;
+  std::filesystem::remove_all(path, error);
+  require_done(error, path, "removed");
+}
+
 bool is_file_name(const std::string& name) {
   return std::filesystem::path(name).filename() == name && !name.empty() && name != "." && name != ".." &&
          name.find('\0') == std::string::npos && name.size() <= NAME_MAX;
@@ -164,14 +195,17 @@ void write_file_atomic(const std::filesystem::path& path, std::string_view text)
     FileWriter file(temporary);
     file.write(text);
     file.finish();
-    if (std::rename(temporary.c_str(), path.c_str()) != 0) {
-      throw Failure(concat(path.string(), ": cannot be replaced: ", reason(errno)));
-    }
+    rename_over(temporary, path);
   } catch (...) {
     ::unlink(temporary.c_str());
     throw;
   }
   sync_folder(path.parent_path());
+}
+
+void rename_over(const std::filesystem::path& from, const std::filesystem::path& to) {
+  if (std::rename(from.c_str(), to.c_str()) == 0) return;
+  throw Failure(concat(to.string(), ": cannot be replaced: ", reason(errno)));
 }
 
 void sync_folder(const std::filesystem::path& folder) {

@@ -1,4 +1,4 @@
-// Files: whole reads, memory maps, and writes that are either complete or not there at all.
+// Files: whole reads, memory maps, and writes that are either complete or not there at all; and folders.
 #pragma once
 
 #include <cstddef>
@@ -8,6 +8,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 namespace smoe {
 
@@ -25,6 +26,16 @@ std::string read_file(const std::filesystem::path& path, uint64_t most = std::nu
 /// system does not say, as of a name that is too long or behind a folder that may not be entered.
 bool is_there(const std::filesystem::path& path);
 bool is_folder(const std::filesystem::path& path);
+
+/// The entries of a folder, in no order. Throws UserError naming the folder where it cannot be listed.
+std::vector<std::filesystem::directory_entry> list_folder(const std::filesystem::path& folder);
+
+/// Makes a folder, and what is missing of the ones that it is in; an empty path is the current folder, which is there. Throws
+/// UserError naming it where it cannot be made, Failure where the disk is full.
+void make_folders(const std::filesystem::path& folder);
+
+/// Removes what is at `path`, a folder with all that is in it; nothing may be there. Throws as make_folders() does.
+void remove_tree(const std::filesystem::path& path);
 
 /// Whether `name` can be an entry of a folder: no path, neither "." nor "..", without a NUL, and no longer than names are.
 bool is_file_name(const std::string& name);
@@ -72,6 +83,9 @@ class FileWriter {
 /// Writes `text` to `path` so that after a crash there is the old file or the new one, never a part: a temporary file
 /// beside it, fsync, rename, fsync of the folder.
 void write_file_atomic(const std::filesystem::path& path, std::string_view text);
+
+/// Renames `from`, and what was at `to` is gone: a file, or an empty folder. Throws Failure naming `to` where that fails.
+void rename_over(const std::filesystem::path& from, const std::filesystem::path& to);
 
 /// Makes a rename or a new file in `folder` durable.
 void sync_folder(const std::filesystem::path& folder);

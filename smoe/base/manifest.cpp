@@ -28,12 +28,10 @@ using Entries = std::map<std::string, Entry>;  // by name
 /// The regular files of a folder, the manifest apart; digests are left empty.
 Entries list_files(const std::filesystem::path& folder) {
   Entries files;
-  std::error_code error;
-  for (std::filesystem::directory_iterator entry(folder, error), end; !error && entry != end; entry.increment(error)) {
-    const std::string name = entry->path().filename().string();
-    if (name != kManifestName && entry->is_regular_file()) files[name].size = entry->file_size();
+  for (const auto& entry : list_folder(folder)) {
+    const std::string name = entry.path().filename().string();
+    if (name != kManifestName && entry.is_regular_file()) files[name].size = entry.file_size();
   }
-  require(!error, folder.string(), ": cannot be listed: ", error.message());
   return files;
 }
 
@@ -78,17 +76,17 @@ void write_manifest(const std::filesystem::path& folder) {
 
 void make_folder_atomic(const std::filesystem::path& folder,
                         const std::function<void(const std::filesystem::path&)>& fill) {
-  const bool is_free = !is_there(folder) || (is_folder(folder) && std::filesystem::is_empty(folder));
+  const bool is_free = !is_there(folder) || (is_folder(folder) && list_folder(folder).empty());
   require(is_free, folder.string(), ": is there already");
   const std::filesystem::path parent = folder.parent_path();
   const std::filesystem::path temporary = parent / (".saving-" + folder.filename().string());
-  std::filesystem::remove_all(temporary);
-  std::filesystem::create_directory(temporary);
+  remove_tree(temporary);
+  make_folders(temporary);
   try {
     fill(temporary);
     write_manifest(temporary);
     sync_folder(temporary);
-    std::filesystem::rename(temporary, folder);
+    rename_over(temporary, folder);
   } catch (...) {
     std::error_code ignored;
     std::filesystem::remove_all(temporary, ignored);

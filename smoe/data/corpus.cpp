@@ -19,7 +19,7 @@ const std::vector<std::string> kFormats = {"bytes", "enwik8"};
 /// The one regular file of `folder` whose name without extension is `stem`.
 std::filesystem::path file_of_split(const std::filesystem::path& folder, const std::string& stem) {
   std::vector<std::filesystem::path> found;
-  for (const auto& entry : std::filesystem::directory_iterator(folder)) {
+  for (const auto& entry : list_folder(folder)) {
     if (entry.is_regular_file() && entry.path().stem() == stem) found.push_back(entry.path());
   }
   require(!found.empty(), folder.string(), ": the folder has no file '", stem,

@@ -35,9 +35,7 @@ nlohmann::ordered_json to_json(const SlimRecord& record, int64_t default_k) {
 
 void save_slim(const std::filesystem::path& folder, LanguageModel& model, const LoadedModel& source, int64_t default_k,
                const SlimRecord& record) {
-  std::error_code error;
-  if (folder.has_parent_path()) std::filesystem::create_directories(folder.parent_path(), error);
-  require(!error, folder.parent_path().string(), ": cannot be made: ", error.message());
+  make_folders(folder.parent_path());
   make_folder_atomic(folder, [&](const std::filesystem::path& temporary) {
     save_model(temporary, model, source.vocabulary, source.lengths, default_k);
     write_file_atomic(temporary / "slim.json", to_json(record, default_k).dump(2) + "\n");

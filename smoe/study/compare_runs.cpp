@@ -129,7 +129,7 @@ class RunningJob {
     const bool begun = is_there(paths_.run / "recipe.toml");
     if (begun && read_run(paths_.run).is_finished()) return start_evaluation();
     if (begun) return start({"train", "--resume", paths_.run.string()});
-    std::filesystem::remove_all(paths_.run);  // of a run that was killed before it had its recipe
+    remove_tree(paths_.run);  // of a run that was killed before it had its recipe
     std::vector<std::string> arguments{"train"};
     arguments.insert(arguments.end(), run_.train.begin(), run_.train.end());
     arguments.insert(arguments.end(), {"--out", paths_.run.string()});
@@ -287,7 +287,7 @@ std::vector<PlannedRun> planned_runs(const ComparePlan& plan, const std::vector<
 
 std::vector<FailedRun> do_runs(const std::vector<PlannedRun>& runs, const CompareJobs& jobs,
                                const std::atomic<int>& stop) {
-  std::filesystem::create_directories(jobs.folder / "runs");
+  make_folders(jobs.folder / "runs");
   const FolderLock lock(jobs.folder);
   for (const PlannedRun& run : runs) check_stamp(run, RunPaths(jobs.folder, run));
   return Runner(runs, jobs, stop).work();

@@ -8,7 +8,6 @@
 #include "smoe/base/manifest.h"
 
 namespace smoe {
-
 namespace {
 
 bool is_checkpoint(const std::filesystem::directory_entry& entry) {
@@ -19,13 +18,13 @@ bool is_checkpoint(const std::filesystem::directory_entry& entry) {
 
 CheckpointStore::CheckpointStore(std::filesystem::path folder, int64_t keep_last)
     : folder_(std::move(folder)), keep_last_(keep_last) {
-  std::filesystem::create_directories(folder_);
+  make_folders(folder_);
   if (is_there(folder_ / "index.json")) {
     index_ = read_checkpoint_index(folder_);
     return;
   }
-  const std::filesystem::directory_iterator entries(folder_);
-  require(std::none_of(begin(entries), end(entries), is_checkpoint), (folder_ / "index.json").string(),
+  const auto entries = list_folder(folder_);
+  require(std::none_of(entries.begin(), entries.end(), is_checkpoint), (folder_ / "index.json").string(),
           ": no such file, but there are checkpoints beside it; which of them is the last cannot be told");
   write_checkpoint_index(folder_, index_);
 }
@@ -55,20 +54,20 @@ bool CheckpointStore::is_kept(const std::string& name) const {
 
 void CheckpointStore::remove_stale() {
   std::vector<std::string> names;
-  for (const auto& entry : std::filesystem::directory_iterator(folder_)) {
+  for (const auto& entry : list_folder(folder_)) {
     const std::string name = entry.path().filename().string();
     const bool unfinished = name.starts_with(".saving-") || name.starts_with(".index.json.tmp-");
     // Names sort like steps. One past the last was renamed but never entered in the index: it will be made again.
     const bool unknown = is_checkpoint(entry) && name > index_.last.name;
     if (unfinished || unknown) {
-      std::filesystem::remove_all(entry.path());
+      remove_tree(entry.path());
     } else if (is_checkpoint(entry)) {
       names.push_back(name);
     }
   }
   std::sort(names.rbegin(), names.rend());
   for (size_t i = static_cast<size_t>(keep_last_); i < names.size(); ++i) {
-    if (!is_kept(names[i])) std::filesystem::remove_all(folder_ / names[i]);
+    if (!is_kept(names[i])) remove_tree(folder_ / names[i]);
   }
 }
 

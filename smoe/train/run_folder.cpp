@@ -51,13 +51,11 @@ RunFolder RunFolder::create(const std::filesystem::path& path, Recipe recipe) {
   if (is_there(path)) {
     require(is_folder(path), path.string(), ": is a file; --out names a folder");
     // A run that was killed before it had its recipe can be neither continued nor harmed.
-    const std::filesystem::directory_iterator entries(path);
-    require(std::all_of(begin(entries), end(entries), is_leftover), path.string(),
+    const auto entries = list_folder(path);
+    require(std::all_of(entries.begin(), entries.end(), is_leftover), path.string(),
             ": is not empty; continue it with --resume ", path.string(), ", or choose another --out");
   }
-  std::error_code error;
-  std::filesystem::create_directories(path, error);
-  require(!error, path.string(), ": cannot be made: ", error.message());
+  make_folders(path);
   RunFolder run(path);
   write_file_atomic(path / "recipe.toml", to_toml(recipe.fields()));
   return run;

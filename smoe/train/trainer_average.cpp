@@ -42,7 +42,7 @@ void Trainer::save_average() {
   const Averaged averaged(*average_, *model_);
   const std::filesystem::path folder = run_.path() / "average";
   // The last checkpoint has all that it is made of: where it is lost between these two lines, resuming makes it again.
-  std::filesystem::remove_all(folder);
+  remove_tree(folder);
   make_folder_atomic(folder, [this](const std::filesystem::path& temporary) {
     save_model(temporary, *model_, vocabulary_, model_lengths());
     const nlohmann::ordered_json json{{"format", "smoe-average"},

@@ -4,11 +4,14 @@
 #include <signal.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
+#include <functional>
 #include <iterator>
 #include <thread>
 
+#include "smoe/base/error.h"
 #include "tests/base/temp_folder.h"
 
 namespace smoe {
@@ -54,6 +57,57 @@ TEST(Files, WhatIsAtAPath) {
     const std::string message = message_of([&] { look(folder.path() / name); });
     EXPECT_NE(message.find(name + ": cannot be looked up: File name too long"), std::string::npos) << message;
   }
+}
+
+/// Runs `work` in a process without the rights of root, who may enter and write everything; true where it found all as it
+/// should be.
+bool holds_without_rights(const std::function<bool()>& work) {
+  const pid_t child = ::fork();
+  if (child == 0) {
+    const bool has_none = ::geteuid() != 0 || ::setresuid(65534, 65534, 65534) == 0;
+    ::_exit(has_none && work() ? 0 : 1);
+  }
+  int status = 0;
+  return child > 0 && ::waitpid(child, &status, 0) == child && WIFEXITED(status) && WEXITSTATUS(status) == 0;
+}
+
+TEST(Folders, AreMadeListedAndRemoved) {
+  const TempFolder folder;
+  make_folders(folder / "a/b");
+  make_folders(folder / "a/b");
+  make_folders("");
+  write_file_atomic(folder / "a/b/file", "text");
+  ASSERT_EQ(list_folder(folder / "a").size(), 1u);
+  EXPECT_EQ(list_folder(folder / "a")[0].path(), folder / "a/b");
+  remove_tree(folder / "a");
+  remove_tree(folder / "a");
+  EXPECT_TRUE(list_folder(folder.path()).empty());
+}
+
+TEST(Folders, NameWhatTheyAreNot) {
+  const TempFolder folder;
+  const std::filesystem::path file = folder.put("file", ""), missing = folder / "missing";
+  EXPECT_EQ(message_of([&] { list_folder(missing); }),
+            missing.string() + ": cannot be listed: No such file or directory");
+  EXPECT_EQ(message_of([&] { list_folder(file); }), file.string() + ": cannot be listed: Not a directory");
+  EXPECT_EQ(message_of([&] { make_folders(file / "x"); }), (file / "x").string() + ": cannot be made: Not a directory");
+  EXPECT_EQ(message_of<Failure>([&] { rename_over(missing, file); }),
+            file.string() + ": cannot be replaced: No such file or directory");
+}
+
+TEST(Folders, NameWhatMayNotBeDone) {
+  const TempFolder folder;
+  make_folders(folder / "shut/inside");
+  const std::filesystem::path shut = folder / "shut", below = shut / "new/below";
+  ASSERT_EQ(::chmod(folder.path().c_str(), 0755), 0);
+  ASSERT_EQ(::chmod(shut.c_str(), 0), 0);
+  const auto says = [](const std::filesystem::path& path, const char* done, const auto& work) {
+    return message_of(work) == concat(path.string(), ": cannot be ", done, ": Permission denied");
+  };
+  EXPECT_TRUE(holds_without_rights([&] { return says(shut, "listed", [&] { list_folder(shut); }); }));
+  EXPECT_TRUE(holds_without_rights([&] { return says(below, "made", [&] { make_folders(below); }); }));
+  EXPECT_TRUE(holds_without_rights([&] { return says(shut, "removed", [&] { remove_tree(shut); }); }));
+  ASSERT_EQ(::chmod(shut.c_str(), 0700), 0);
 }
 
 TEST(Files, NamesOfEntries) {
