@@ -38,8 +38,7 @@ at::Tensor moe_mlp(const at::Tensor& x, const at::Tensor& expert, const at::Tens
 void forget_packed_weights();
 
 /// What such a call with weights of these shapes takes, for T = `tokens` of K = `slots` experts each that spread evenly,
-/// computing in `type`; with `training` also the backward pass. For the body that this process would choose on a CPU, but for
-/// grouped, which is taken for the fastest.
+/// computing in `type`; with `training` also the backward pass. For the body that this process would choose on a CPU.
 PassMemory moe_mlp_memory(const MlpWeights& weights, int64_t tokens, double slots, Activation activation,
                           at::ScalarType type, bool training);
 

@@ -1,5 +1,5 @@
-// How much memory moe_mlp takes: the tensors of moe_mlp_cpu_forward.cpp, moe_mlp_cpu_backward.cpp and
-// moe_mlp_reference.cpp, added up.
+// How much memory moe_mlp takes: the tensors of moe_mlp_cpu_forward.cpp, moe_mlp_cpu_backward.cpp, moe_mlp_grouped.cpp
+// and moe_mlp_reference.cpp, added up.
 #include <c10/core/ScalarType.h>
 
 #include <algorithm>
@@ -35,6 +35,16 @@ PassMemory memory_of_cpu_body(const Sizes& n, double packed, bool training) {
   return memory;
 }
 
+PassMemory memory_of_grouped_body(const Sizes& n, bool training) {
+  // Rows of whole tiles, gathered and as they come out; what the forward pass leaves is before the activation.
+  const double rows = n.T * n.K + n.E * (kGroupedAlign - 1);
+  const double row = rows * n.D * n.bytes, before = rows * n.rows * n.bytes, after = rows * n.H * n.bytes;
+  const double forward = row + after + n.T * n.D * n.bytes;
+  if (!training) return {.kept = 0, .passing = forward + before, .packed = 0};
+  // Going back: the gathered gradient, its way through the second matrix, and the gradient before the activation.
+  return {.kept = before, .passing = std::max(forward, row + 2 * after + before), .packed = 0};
+}
+
 PassMemory memory_of_plain_body(const Sizes& n, bool training) {
   // Gathered rows, outputs and their concatenation; a second hidden tensor after the activation. The backward pass makes
   // the forward pass again, and stacks the gradients of each expert's matrices.
@@ -56,6 +66,7 @@ PassMemory moe_mlp_memory(const MlpWeights& weights, int64_t tokens, double slot
                     .H = static_cast<double>(H),
                     .rows = static_cast<double>(rows),
                     .bytes = static_cast<double>(c10::elementSize(type))};
+  if (forced_kernels() == KernelChoice::kGrouped) return memory_of_grouped_body(sizes, training);
   if (reference_kernels_forced() || !moe_mlp_cpu_takes(type, H, activation)) {
     return memory_of_plain_body(sizes, training);
   }

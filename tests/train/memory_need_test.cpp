@@ -145,13 +145,15 @@ INSTANTIATE_TEST_SUITE_P(
                            }}),
     [](const auto& instance) { return std::string(instance.param.name); });
 
-TEST(TrainingMemoryReference, IsCloseForThePlainBodies) {
-  const TempFolder folder;
-  ::setenv("SMOE_KERNEL", "reference", 1);
-  const double ratio = estimate_over_measurement(larger_recipe(folder.path()), folder / "run");
-  ::unsetenv("SMOE_KERNEL");
-  EXPECT_GT(ratio, 0.8);
-  EXPECT_LT(ratio, 1.4);
+TEST(TrainingMemoryOfBodies, IsCloseForTheOnesThatAreAskedFor) {
+  for (const char* body : {"reference", "grouped"}) {
+    const TempFolder folder;
+    ::setenv("SMOE_KERNEL", body, 1);
+    const double ratio = estimate_over_measurement(larger_recipe(folder.path()), folder / "run");
+    ::unsetenv("SMOE_KERNEL");
+    EXPECT_GT(ratio, 0.8) << body;
+    EXPECT_LT(ratio, 1.4) << body;
+  }
 }
 
 TEST(GenerationMemory, IsCloseToWhatGenerationTakes) {
