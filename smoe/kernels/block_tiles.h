@@ -56,6 +56,17 @@ class Scratch {
   std::vector<std::unique_ptr<std::byte[], Free>> pieces_;
 };
 
+/// Calls work(first row, rows) for the rows [first, last), in tiles of at most `most` of them, a multiple of eight, that are
+/// about as large as each other; all but the last are multiples of eight.
+template <class Work>
+void for_each_tile(int64_t first, int64_t last, int64_t most, const Work& work) {
+  for (int64_t tiles = ceil_div(last - first, most); tiles > 0; --tiles) {
+    const int64_t count = std::min(round_up(ceil_div(last - first, tiles), 8), last - first);
+    work(first, count);
+    first += count;
+  }
+}
+
 /// Asks for `rows` rows of `columns` fp32 numbers before they are needed, for the second cache.
 inline void prefetch_block(const float* c, int64_t rows, int64_t columns, int64_t ldc) {
   constexpr int64_t kLine = 16;

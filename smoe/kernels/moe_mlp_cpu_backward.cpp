@@ -149,11 +149,8 @@ class Backward {
   /// `add`: to the gradient of x, which has chunks before this one in it.
   void one_chunk(const ExpertPiece& piece, bool add, Space& s) {
     const int64_t begin = rows_.first[static_cast<size_t>(piece.e)], count = rows_.rows_of(piece.e);
-    const int64_t tiles = ceil_div(count, kTileRows);
-    int64_t done = 0;
-    for (int64_t i = 0; i < tiles; ++i) {
-      const int64_t size = std::min(round_up(ceil_div(count - done, tiles - i), 8), count - done);
-      const int64_t first = begin + done;
+    for_each_tile(begin, begin + count, kTileRows, [&](int64_t first, int64_t size) {
+      const int64_t done = first - begin;
       const Tile tile{first, size, round_up(size, 8), rows_.token.data() + first, weight_.data() + first};
       gather(piece, tile, s);
       for (int64_t group = piece.h; group < piece.h_end; group += kGroup) {
@@ -161,8 +158,7 @@ class Backward {
         for (int64_t h = group; h < end; h += kSlice) one_slice(piece, tile, h, h - group, done > 0, s);
         if (wanted_[kX]) add_to_x(piece, tile, group, end, done, add || group > piece.h, s);
       }
-      done += size;
-    }
+    });
   }
 
   void gather(const ExpertPiece& piece, const Tile& tile, Space& s) {

@@ -192,7 +192,7 @@ class Forward {
       for (int64_t i = begin; i < end; ++i) {
         for (const int64_t e : chosen_) {
           for_each_tile(row_of(e, bounds[static_cast<size_t>(i)]), row_of(e, bounds[static_cast<size_t>(i) + 1]),
-                        [&](int64_t first, int64_t count) { one_tile(e, first, count, s); });
+                        kTileRows, [&](int64_t first, int64_t count) { one_tile(e, first, count, s); });
         }
       }
       release_block_gemm(x_.scalar_type());
@@ -216,17 +216,6 @@ class Forward {
     }
     bounds.push_back(sizes_.T);
     return bounds;
-  }
-
-  /// Calls work(first row, rows) for the rows [first, last) of an expert, in tiles of about the same size.
-  template <class Work>
-  static void for_each_tile(int64_t first, int64_t last, const Work& work) {
-    const int64_t tiles = ceil_div(last - first, kTileRows);
-    for (int64_t i = 0; i < tiles; ++i) {
-      const int64_t size = round_up(ceil_div(last - first, tiles - i), 8), count = std::min(size, last - first);
-      work(first, count);
-      first += count;
-    }
   }
 
   void one_tile(int64_t e, int64_t first, int64_t count, Space& s) {
@@ -287,7 +276,7 @@ class Forward {
     float* out = second.mutable_data_ptr<float>();
     const auto for_tiles = [&](size_t i, const auto& work) {
       const int64_t e = chosen_[i], first = rows_.first[static_cast<size_t>(e)];
-      for_each_tile(first, first + rows_.rows_of(e),
+      for_each_tile(first, first + rows_.rows_of(e), kTileRows,
                     [&](int64_t row, int64_t count) { work(e, row, count, start[i] + row - first); });
     };
     for_each_block(sizes_.H, sizes_.halves * D, [&](size_t i, int64_t h, int64_t width, Space& s) {
