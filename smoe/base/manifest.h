@@ -13,8 +13,9 @@ inline constexpr const char* kManifestName = "manifest.json";
 void write_manifest(const std::filesystem::path& folder);
 
 /// Makes a folder with a manifest so that after a crash it is whole or not there: `fill` writes the files into a folder
-/// ".saving-NAME" beside it, which then gets its manifest, is made durable and renamed. What an earlier attempt left there
-/// goes first. Throws UserError where there is something at `folder` already that is not an empty folder.
+/// ".saving-NAME" beside it, which then gets its manifest, is made durable and renamed. Folders above it that are missing
+/// are made; what an earlier attempt left there goes first. Throws UserError where there is something at `folder` already
+/// that is not an empty folder.
 void make_folder_atomic(const std::filesystem::path& folder,
                         const std::function<void(const std::filesystem::path&)>& fill);
 

@@ -2,7 +2,6 @@
 
 #include <nlohmann/json.hpp>
 
-#include "smoe/base/error.h"
 #include "smoe/base/file.h"
 #include "smoe/base/manifest.h"
 #include "smoe/base/sha256.h"
@@ -35,7 +34,6 @@ nlohmann::ordered_json to_json(const SlimRecord& record, int64_t default_k) {
 
 void save_slim(const std::filesystem::path& folder, LanguageModel& model, const LoadedModel& source, int64_t default_k,
                const SlimRecord& record) {
-  make_folders(folder.parent_path());
   make_folder_atomic(folder, [&](const std::filesystem::path& temporary) {
     save_model(temporary, model, source.vocabulary, source.lengths, default_k);
     write_file_atomic(temporary / "slim.json", to_json(record, default_k).dump(2) + "\n");

@@ -195,7 +195,6 @@ void save_upcycled(const std::filesystem::path& folder, LanguageModel& model, co
                   {"manifest_sha256", sha256_file(source.folder / kManifestName)}};
   json["data"] = {{"path", data.path}, {"sha256", data.sha256}};
   json["recipe"] = to_json(Recipe(recipe).fields());
-  make_folders(folder.parent_path());
   make_folder_atomic(folder, [&](const std::filesystem::path& temporary) {
     save_model(temporary, model, source.vocabulary, source.lengths);
     write_file_atomic(temporary / "upcycle.json", json.dump(2) + "\n");

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include "smoe/base/error.h"
 #include "smoe/base/file.h"
 #include "smoe/base/sha256.h"
 #include "tests/base/temp_folder.h"
@@ -91,6 +92,18 @@ TEST_F(ManifestTest, SaysThatThereIsNone) {
   folder_.put(kManifestName, "{\"files\": {}}");
   EXPECT_EQ(fault(), "manifest.json: is damaged or not a manifest of smoe");
   EXPECT_THROW(write_manifest(folder_ / "missing"), UserError);
+}
+
+TEST(MakeFolderAtomic, MakesAWholeFolderOrNone) {
+  const TempFolder folder;
+  const std::filesystem::path made = folder / "missing/above/made";
+  EXPECT_THROW(make_folder_atomic(made, [](const auto&) { throw Failure("no"); }), Failure);
+  EXPECT_TRUE(list_folder(made.parent_path()).empty());
+  make_folder_atomic(made, [](const auto& inside) { write_file_atomic(inside / "x", "text"); });
+  EXPECT_NO_THROW(verify_manifest(made));
+  EXPECT_EQ(read_file(made / "x"), "text");
+  EXPECT_EQ(list_folder(made.parent_path()).size(), 1u);
+  EXPECT_EQ(message_of([&] { make_folder_atomic(made, [](const auto&) {}); }), made.string() + ": is there already");
 }
 
 }  // namespace
