@@ -80,6 +80,7 @@ void make_folder_atomic(const std::filesystem::path& folder,
   require(is_free, folder.string(), ": is there already");
   const std::filesystem::path parent = folder.parent_path();
   const std::filesystem::path temporary = parent / (".saving-" + folder.filename().string());
+  make_folders(parent);
   remove_tree(temporary);
   make_folders(temporary);
   try {

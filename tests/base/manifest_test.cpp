@@ -104,6 +104,9 @@ TEST(MakeFolderAtomic, MakesAWholeFolderOrNone) {
   EXPECT_EQ(read_file(made / "x"), "text");
   EXPECT_EQ(list_folder(made.parent_path()).size(), 1u);
   EXPECT_EQ(message_of([&] { make_folder_atomic(made, [](const auto&) {}); }), made.string() + ": is there already");
+  const std::string file = (made / "x").string();
+  EXPECT_EQ(message_of([&] { make_folder_atomic(file + "/below", [](const auto&) {}); }),
+            file + ": cannot be made: Not a directory");
 }
 
 }  // namespace
